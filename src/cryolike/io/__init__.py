@@ -1,0 +1,1 @@
+"""Files of other programs: STAR, cryoSPARC and MRC readers, and where their images are."""

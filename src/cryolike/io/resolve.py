@@ -1,0 +1,215 @@
+"""From the stack names that metadata writes to files on disk, all problems at once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryolike.errors import LazyPlaces, Notice, Problem
+from cryolike.particles import ParticleTable
+
+__all__ = ["ResolvedFiles", "resolve_image_files"]
+
+_MRC_TWIN = {".mrc": ".mrcs", ".mrcs": ".mrc"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedFiles:
+    """Where the stacks of a table are.
+
+    Parameters
+    ----------
+    paths
+        One for each of the table's `image_files`; None where it was not found.
+    problems
+        Missing files and clashing names.
+    notices
+        Which folders names were found in, and which names were changed.
+    """
+
+    paths: tuple[Path | None, ...]
+    problems: tuple[Problem, ...]
+    notices: tuple[Notice, ...]
+
+
+def resolve_image_files(table: ParticleTable, folder: str | Path = "") -> ResolvedFiles:
+    """Find the stacks that a table names.
+
+    Parameters
+    ----------
+    table
+        Names in `image_files`. A leading '>' (exported cryoSPARC results) means beside the
+        metadata file.
+    folder
+        Where given, only file names count and they are looked for there and nowhere else; where
+        two names of the set end in the same file name, the whole name counts, below the folder.
+        Without it a name is taken relative to the working directory, then to the metadata file's
+        folder, then to each folder above that one.
+
+    Returns
+    -------
+    ResolvedFiles
+        Parallel to the table's `image_files`.
+    """
+    if str(folder):
+        return _resolve_in_folder(table, Path(folder))
+    return _resolve_by_search(table)
+
+
+def _existing(path: Path) -> Path | None:
+    """Return the file, or its twin with .mrc for .mrcs or the reverse."""
+    try:
+        if path.is_file():
+            return path
+        twin = path.with_suffix(_MRC_TWIN.get(path.suffix, path.suffix))
+        return twin if twin.is_file() else None
+    except (OSError, ValueError):  # a name too long, or one that holds NUL
+        return None
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(">").strip()
+
+
+def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
+    if not folder.is_dir():
+        problem = Problem(
+            message=f"the folder given for the stacks, {folder}, does not exist",
+            remedy="Correct it, or leave it out to use the paths in the metadata.",
+            kind="missing",
+        )
+        return ResolvedFiles(paths=(None,) * len(table.image_files), problems=(problem,), notices=())
+    names = [_plain(name) for name in table.image_files]
+    by_basename: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        by_basename[Path(name).name].add(name)
+    clashes = [sorted(group) for group in by_basename.values() if len(group) > 1]
+    if not clashes:
+        wanted = [folder / Path(name).name for name in names]
+        notices: list[Notice] = []
+    else:
+        wanted = [folder / name.lstrip("/") for name in names]
+        notices = [Notice("Stacks of different folders share a name: whole paths are used.", "note")]
+    paths = tuple(_existing(path) for path in wanted)
+    if clashes and any(path is None for path in paths):
+        problem = Problem(
+            message=f"different stacks share a file name, which {folder} alone cannot tell apart",
+            remedy=f"Keep their folders below {folder}, or leave the folder out.",
+            file=", ".join(table.metadata_files),
+            places=[" and ".join(group) for group in clashes],
+        )
+        return ResolvedFiles(paths=paths, problems=(problem,), notices=())
+    return ResolvedFiles(
+        paths=paths,
+        problems=_missing(table, paths, [[path] for path in wanted], where="", hint=""),
+        notices=(*notices, *_twin_notices(wanted, paths)),
+    )
+
+
+def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
+    bases = _search_bases(table.metadata_files)
+    used: Counter[Path] = Counter()
+    wanted: list[Path] = []
+    paths: list[Path | None] = []
+    for name in table.image_files:
+        # cryoSPARC marks exported files, which lie beside their .cs, with '>'
+        order = [*bases[1:], bases[0]] if name.startswith(">") else bases
+        hit = next(
+            ((base, path) for base in order if (path := _existing(base / _plain(name)))), None
+        )
+        wanted.append((hit[0] if hit else order[0]) / _plain(name))
+        paths.append(hit[1] if hit else None)
+        if hit and not Path(_plain(name)).is_absolute():
+            used[hit[0]] += 1
+    found = tuple(paths)
+    tried = [[base / _plain(name) for base in bases] for name in table.image_files]
+    notices = list(_twin_notices(wanted, found))
+    elsewhere = {base: n for base, n in used.items() if base != bases[0] or len(used) > 1}
+    if elsewhere:
+        where = "; ".join(f"{n:,} relative to {base.absolute()}" for base, n in used.items())
+        level = "warning" if len(used) > 1 else "note"
+        notices.append(Notice(f"Stacks were found {where}.", level))  # type: ignore[arg-type]
+    return ResolvedFiles(
+        paths=found,
+        problems=_missing(
+            table, found, tried, where=f" (in {_listed(bases)})", hint=_folder_hint(table, found)
+        ),
+        notices=tuple(notices),
+    )
+
+
+def _search_bases(metadata_files: Iterable[str]) -> list[Path]:
+    """Working directory, then the metadata files' folders and all above them."""
+    folders = [Path(file).absolute().parent for file in metadata_files]
+    above = [base for folder in dict.fromkeys(folders) for base in (folder, *folder.parents)]
+    return [Path(), *(base for base in dict.fromkeys(above) if base != Path.cwd())]
+
+
+def _listed(bases: Sequence[Path]) -> str:
+    shown = ["the working directory", *(str(base) for base in bases[1:3])]
+    return ", ".join(shown) + (" and the folders above" if len(bases) > 3 else "")
+
+
+def _twin_notices(wanted: Sequence[Path], paths: Sequence[Path | None]) -> list[Notice]:
+    pairs = zip(wanted, paths, strict=True)
+    n_twins = sum(path is not None and path.suffix != want.suffix for want, path in pairs)
+    if not n_twins:
+        return []
+    message = f"{n_twins:,} stacks were found under .mrc instead of .mrcs, or the reverse."
+    return [Notice(message, "note")]
+
+
+def _folder_hint(table: ParticleTable, paths: Sequence[Path | None]) -> str:
+    """Say where files of the missing names are, if they lie beside the metadata."""
+    folders = {Path(file).absolute().parent for file in table.metadata_files}
+    for name, path in zip(table.image_files, paths, strict=True):
+        basename = Path(_plain(name)).name
+        for folder in folders if path is None and basename else ():
+            if _existing(folder / basename):
+                return f"{folder} holds a file named {basename}: is that the folder to give? "
+    return ""
+
+
+def _missing(
+    table: ParticleTable,
+    paths: Sequence[Path | None],
+    tried: Sequence[Sequence[Path]],
+    where: str,
+    hint: str,
+) -> tuple[Problem, ...]:
+    missing = [i for i, path in enumerate(paths) if path is None]
+    if not missing:
+        return ()
+    is_missing = np.zeros(len(paths), dtype=bool)
+    is_missing[missing] = True
+    rows = np.flatnonzero(is_missing[table.image_file_index])
+
+    def describe(i: int) -> str:
+        file = missing[i]
+        return _dangling(tried[file]) or f"{_plain(table.image_files[file]) or '(no name)'}{where}"
+
+    return (
+        Problem(
+            message=f"{len(missing):,} of {len(paths):,} files not found "
+            f"({rows.size:,} of {len(table):,} rows)",
+            reason="file not found",
+            remedy=f"{hint}Give the folder that holds the stacks (--folder), run in the folder the "
+            "paths are relative to, or leave these rows out with --on-bad-row skip.",
+            file=", ".join(table.metadata_files),
+            rows=rows,
+            places=LazyPlaces(len(missing), describe),
+            kind="missing",
+        ),
+    )
+
+
+def _dangling(tried: Sequence[Path]) -> str:
+    """Say which of the places tried is a symbolic link to nothing."""
+    for path in tried:
+        if path.is_symlink():
+            return f"{path} is a symbolic link to {path.readlink()}, which does not exist here"
+    return ""

@@ -1,0 +1,233 @@
+r"""The contrast transfer function, in RELION's convention.
+
+With spatial frequency s (1/Å) and azimuth θ, measured from x (the fast axis, columns) towards y::
+
+    CTF(s, θ) = −sin γ · exp(−B s²/4) · scale
+    γ(s, θ)   = −π λ Δf(θ) s² + (π/2) Cs λ³ s⁴ − φ − arcsin Q0
+    Δf(θ)     = (U + V)/2 + (U − V)/2 · cos 2(θ − angle)
+
+U and V are positive for underfocus, φ is the phase shift, Q0 the amplitude contrast. At zero
+frequency and without a phase shift the function is +Q0: it belongs to images in which protein is
+bright.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from cryolike.particles import ParticleTable
+from cryolike.units import A_PER_MM, electron_wavelength_A
+
+__all__ = [
+    "CtfParameters",
+    "contrast_transfer_function",
+    "ctf_on_pixels",
+    "ctf_on_polar_grid",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CtfParameters:
+    """What the contrast transfer function of each image depends on.
+
+    All columns have shape (n_images,) and are kept as float64.
+
+    Parameters
+    ----------
+    defocus_u_A, defocus_v_A
+        Defocus along the two principal axes, Å, positive for underfocus.
+    defocus_angle_rad
+        Angle from the x (fast) axis to the axis of `defocus_u_A`, towards +y.
+    phase_shift_rad
+        Phase-plate shift.
+    spherical_aberration_mm, voltage_kV, amplitude_contrast
+        Cs, acceleration voltage, and the amplitude-contrast fraction (0 to 1).
+    bfactor_A2, scale
+        Envelope exp(−B s²/4) and linear scale.
+
+    Raises
+    ------
+    ValueError
+        Where the columns differ in length.
+    """
+
+    defocus_u_A: np.ndarray
+    defocus_v_A: np.ndarray
+    defocus_angle_rad: np.ndarray
+    phase_shift_rad: np.ndarray
+    spherical_aberration_mm: np.ndarray
+    voltage_kV: np.ndarray
+    amplitude_contrast: np.ndarray
+    bfactor_A2: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = (len(self.defocus_u_A),)
+        for column in fields(self):
+            values = np.array(getattr(self, column.name), dtype=np.float64)
+            if values.shape != shape:
+                msg = f"column {column.name} has shape {values.shape}, expected {shape}"
+                raise ValueError(msg)
+            values.setflags(write=False)
+            object.__setattr__(self, column.name, values)
+
+    def __len__(self) -> int:
+        return len(self.defocus_u_A)
+
+    @classmethod
+    def from_table(cls, table: ParticleTable) -> CtfParameters:
+        """Parameters of all rows of a table, in its order."""
+        return cls(
+            defocus_u_A=table.defocus_u_A,
+            defocus_v_A=table.defocus_v_A,
+            defocus_angle_rad=table.defocus_angle_rad,
+            phase_shift_rad=table.phase_shift_rad,
+            spherical_aberration_mm=table.spherical_aberration_mm,
+            voltage_kV=table.voltage_kV,
+            amplitude_contrast=table.amplitude_contrast,
+            bfactor_A2=table.ctf_bfactor_A2,
+            scale=table.ctf_scale,
+        )
+
+    def take(self, rows: np.ndarray | slice) -> CtfParameters:
+        """Parameters of the chosen images, in the chosen order."""
+        return CtfParameters(**{c.name: getattr(self, c.name)[rows] for c in fields(self)})
+
+
+def contrast_transfer_function(
+    parameters: CtfParameters,
+    spatial_frequency_per_A: torch.Tensor,
+    azimuth_rad: torch.Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """Contrast transfer functions of all images at the given frequencies.
+
+    γ reaches hundreds of radians, so it is computed in float64 whatever `dtype` is.
+
+    Parameters
+    ----------
+    parameters
+        Of n_images images.
+    spatial_frequency_per_A, azimuth_rad
+        Polar coordinates of the frequencies: 1/Å, and the angle from x (columns) towards y.
+        Their shapes broadcast to that of the grid.
+    dtype
+        Of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n_images, *grid), on the device of `spatial_frequency_per_A`.
+    """
+    device = spatial_frequency_per_A.device
+    azimuth = azimuth_rad.to(device=device, dtype=torch.float64)
+    # Both with the shape of the grid.
+    s2 = spatial_frequency_per_A.to(torch.float64).square() * torch.ones_like(azimuth)
+    azimuth = azimuth * torch.ones_like(s2)
+    # γ is linear in these five functions of the frequency, hence one matrix product for all images.
+    basis = torch.stack(
+        [s2, s2 * torch.cos(2 * azimuth), s2 * torch.sin(2 * azimuth), s2**2, torch.ones_like(s2)]
+    )
+    coefficients = torch.from_numpy(_phase_coefficients(parameters)).to(device)
+    gamma: torch.Tensor = torch.tensordot(coefficients, basis, dims=1)
+    ctf = gamma.sin_().neg_()
+    per_image = (len(parameters), *(1,) * s2.ndim)
+    if np.any(parameters.bfactor_A2):
+        bfactor = torch.tensor(parameters.bfactor_A2, device=device).reshape(per_image)
+        ctf *= torch.exp(-0.25 * bfactor * s2)
+    if np.any(parameters.scale != 1):
+        ctf *= torch.tensor(parameters.scale, device=device).reshape(per_image)
+    return ctf.to(dtype)
+
+
+def _phase_coefficients(parameters: CtfParameters) -> np.ndarray:
+    """Coefficients of γ for s², s² cos 2θ, s² sin 2θ, s⁴ and 1, shape (n_images, 5)."""
+    wavelength_A = electron_wavelength_A(parameters.voltage_kV)
+    # Signed: U < V means that the axis of larger defocus is that of V.
+    mean_A = (parameters.defocus_u_A + parameters.defocus_v_A) / 2
+    deviation_A = (parameters.defocus_u_A - parameters.defocus_v_A) / 2
+    cs_A = parameters.spherical_aberration_mm * A_PER_MM
+    double_angle = 2 * parameters.defocus_angle_rad
+    coefficients: np.ndarray = np.stack(
+        [
+            -np.pi * wavelength_A * mean_A,
+            -np.pi * wavelength_A * deviation_A * np.cos(double_angle),
+            -np.pi * wavelength_A * deviation_A * np.sin(double_angle),
+            np.pi / 2 * cs_A * wavelength_A**3,
+            -parameters.phase_shift_rad - np.arcsin(parameters.amplitude_contrast),
+        ],
+        axis=1,
+    )
+    return coefficients
+
+
+def ctf_on_pixels(
+    parameters: CtfParameters,
+    n_pixels: int,
+    pixel_size_A: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Contrast transfer functions at the frequencies of `torch.fft.rfft2` of square images.
+
+    Parameters
+    ----------
+    parameters
+        Of n_images images.
+    n_pixels
+        Box size.
+    pixel_size_A
+        Å per pixel.
+    dtype, device
+        Of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n_images, n_pixels, n_pixels // 2 + 1): y frequencies in rows, x in columns.
+    """
+    y = torch.fft.fftfreq(n_pixels, pixel_size_A, dtype=torch.float64, device=device)[:, None]
+    x = torch.fft.rfftfreq(n_pixels, pixel_size_A, dtype=torch.float64, device=device)[None, :]
+    return contrast_transfer_function(parameters, torch.hypot(x, y), torch.atan2(y, x), dtype=dtype)
+
+
+def ctf_on_polar_grid(
+    parameters: CtfParameters,
+    radius_shells: np.ndarray | torch.Tensor,
+    theta_shell: np.ndarray | torch.Tensor,
+    box_size_A: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Contrast transfer functions on a polar grid.
+
+    Parameters
+    ----------
+    parameters
+        Of n_images images.
+    radius_shells
+        Radii k, shape (n_shells,); the spatial frequency is 2k / `box_size_A`.
+    theta_shell
+        Angles from x (columns) towards y, radians, shape (n_inplanes,).
+    box_size_A
+        Side of the box in Å.
+    dtype, device
+        Of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n_images, n_shells, n_inplanes).
+    """
+    radius = torch.as_tensor(radius_shells, dtype=torch.float64, device=device)
+    theta = torch.as_tensor(theta_shell, dtype=torch.float64, device=device)
+    frequency_per_A = 2 * radius / box_size_A
+    return contrast_transfer_function(
+        parameters, frequency_per_A[:, None], theta[None, :], dtype=dtype
+    )

@@ -1,0 +1,187 @@
+"""What happens to pixels before the Fourier transform: downsampling and normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+from cryolike.errors import UsageError
+
+__all__ = [
+    "DownsampleType",
+    "NormalisedImages",
+    "central_disc_contrast",
+    "check_downsampling",
+    "downsample",
+    "is_blank",
+    "normalise",
+]
+
+DownsampleType = Literal["mean", "max", "fourier"]
+"""How pixels are merged: pooling by mean or maximum as published (it aliases, and moves the image
+by (factor − 1)/2 of the original pixels), or cropping in Fourier space (it does neither)."""
+
+
+def check_downsampling(box_px: int, factor: int, kind: str) -> None:
+    """Refuse what cannot be done.
+
+    Parameters
+    ----------
+    box_px
+        Box of the images, pixels.
+    factor
+        Pixels merged along an axis.
+    kind
+        One of :data:`DownsampleType`.
+
+    Raises
+    ------
+    UsageError
+        Where `kind` is unknown, or `factor` is below 1 or does not divide the box.
+    """
+    if kind not in get_args(DownsampleType):
+        kinds = ", ".join(get_args(DownsampleType))
+        msg = f"downsample_type is {kind!r}; it must be one of {kinds}."
+        raise UsageError(msg)
+    if factor < 1 or factor != int(factor):
+        msg = f"downsample_factor is {factor}; it must be a whole number of at least 1."
+        raise UsageError(msg)
+    if box_px % factor:
+        divisors = ", ".join(str(d) for d in range(1, box_px // 2 + 1) if box_px % d == 0)
+        msg = f"downsample_factor {factor} does not divide the box of {box_px}; these do: {divisors}."
+        raise UsageError(msg)
+
+
+def downsample(
+    images: Float[Tensor, "n_images side side"], factor: int, kind: DownsampleType
+) -> Float[Tensor, "n_images smaller smaller"]:
+    """Merge factor×factor pixels into one.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N).
+    factor
+        Divides N.
+    kind
+        'mean', 'max' or 'fourier'.
+
+    Returns
+    -------
+    Tensor
+        (n_images, N/factor, N/factor), on the same scale; with 'fourier' the origin pixel
+        floor(N/2) becomes the origin pixel of the smaller box.
+    """
+    if factor == 1:
+        return images
+    if kind == "fourier":
+        return _crop_in_fourier_space(images, images.shape[-1] // factor)
+    pool = avg_pool2d if kind == "mean" else max_pool2d
+    return pool(images[:, None], factor)[:, 0]
+
+
+def _crop_in_fourier_space(images: Tensor, smaller: int) -> Tensor:
+    larger = images.shape[-1]
+    start = larger // 2 - smaller // 2
+    kept = slice(start, start + smaller)
+    spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, (1, 2))), (1, 2))
+    cropped = torch.fft.ifftshift(spectrum[:, kept, kept], (1, 2))
+    # The real part averages the Nyquist terms of an even box with their conjugates
+    result = torch.fft.fftshift(torch.fft.ifft2(cropped), (1, 2)).real
+    return result * (smaller / larger) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormalisedImages:
+    """Images of zero mean and largest absolute value 1, and what was taken away.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N); original = images · largest + mean.
+    mean, largest
+        float64, (n_images,).
+    """
+
+    images: Float[Tensor, "n_images side side"]
+    mean: Float[Tensor, " n_images"]
+    largest: Float[Tensor, " n_images"]
+
+
+def normalise(images: Float[Tensor, "n_images side side"]) -> NormalisedImages:
+    """Subtract each image's mean, then divide by its largest absolute value.
+
+    Parameters
+    ----------
+    images
+        None of them blank, see :func:`is_blank`.
+
+    Returns
+    -------
+    NormalisedImages
+        In the precision of the input, statistics in float64.
+    """
+    mean = images.mean(dim=(1, 2), dtype=torch.float64)
+    centred = images - mean.to(images.dtype)[:, None, None]
+    low, high = torch.aminmax(centred.flatten(1), dim=1)
+    largest = torch.maximum(high, -low)
+    return NormalisedImages(
+        images=centred / largest[:, None, None], mean=mean, largest=largest.to(torch.float64)
+    )
+
+
+def is_blank(
+    images: Float[Tensor, "n_images side side"],
+    span_before: Float[Tensor, " n_images"] | None = None,
+) -> Bool[Tensor, " n_images"]:
+    """Say which images are constant.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N).
+    span_before
+        Largest minus smallest value of each image before downsampling; where it is given, what is
+        left below 1e-6 of it is rounding.
+
+    Returns
+    -------
+    Tensor
+        bool, (n_images,).
+    """
+    span = value_span(images)
+    return span <= (0 if span_before is None else 1e-6 * span_before)
+
+
+def value_span(images: Float[Tensor, "n_images side side"]) -> Float[Tensor, " n_images"]:
+    """Largest minus smallest value of each image; NaN where an image holds NaN."""
+    low, high = torch.aminmax(images.flatten(1), dim=1)
+    return high - low
+
+
+def central_disc_contrast(
+    images: Float[Tensor, "n_images side side"],
+) -> Float[Tensor, " n_images"]:
+    """Mean inside the central disc (radius N/4) minus mean outside the inscribed circle.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N).
+
+    Returns
+    -------
+    Tensor
+        float64, (n_images,); positive where the particle is brighter than the background.
+    """
+    side = images.shape[-1]
+    offsets = torch.arange(side, dtype=torch.float64) - side // 2
+    radius = torch.hypot(offsets[:, None], offsets[None, :])
+    centre, corner = radius < side / 4, radius > side / 2
+    pixels = images.to(torch.float64)
+    return pixels[:, centre].mean(dim=1) - pixels[:, corner].mean(dim=1)

@@ -1,0 +1,201 @@
+"""Pictures. Every function returns a figure and touches no global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cryolike.descriptor import ImageDescriptor
+from cryolike.particles import ParticleTable
+
+__all__ = [
+    "N_SHOWN",
+    "figure_of_pixels",
+    "figure_of_polar_images",
+    "figure_of_power_spectrum",
+    "png_bytes",
+    "shell_power",
+    "stack_plots",
+]
+
+N_SHOWN = 16
+"""Images of a stack that its plots show."""
+
+_N_COLUMNS = 4
+_DPI = 100
+
+
+def stack_plots(
+    pixels: torch.Tensor,
+    polar_images: torch.Tensor,
+    descriptor: ImageDescriptor,
+    table: ParticleTable,
+) -> tuple[bytes, bytes, bytes]:
+    """Draw a stack.
+
+    Parameters
+    ----------
+    pixels
+        Its first images, normalised, (n, N, N).
+    polar_images
+        All of its polar images.
+    descriptor
+        Of the images.
+    table
+        Its rows.
+
+    Returns
+    -------
+    tuple of bytes
+        PNG files: pixels, polar images, power spectrum.
+    """
+    labels = [f"row {row}" for row in table.source_row[:N_SHOWN]]
+    return (
+        png_bytes(figure_of_pixels(pixels.numpy(), labels, descriptor)),
+        png_bytes(figure_of_polar_images(polar_images[:N_SHOWN], labels, descriptor)),
+        png_bytes(figure_of_power_spectrum(shell_power(polar_images), descriptor)),
+    )
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Render a figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()
+
+
+def figure_of_pixels(
+    images: np.ndarray, labels: Sequence[str], descriptor: ImageDescriptor
+) -> Figure:
+    """Images side by side, x to the right and y downwards as they lie in the file.
+
+    Parameters
+    ----------
+    images
+        (n, N, N).
+    labels
+        One an image.
+    descriptor
+        For the scale.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    low, high = np.percentile(images, [0.5, 99.5])
+    figure, axes = _gallery(images, labels, float(low), float(high), "gray")
+    side = descriptor.cartesian_grid
+    axes.set_title(
+        f"Particle images, normalised: {side.side_px} pixels, box {side.box_size_A:.4g} Å\n"
+        "x → (fast axis), y ↓",
+        fontsize=10,
+    )
+    return figure
+
+
+def figure_of_polar_images(
+    polar_images: torch.Tensor, labels: Sequence[str], descriptor: ImageDescriptor
+) -> Figure:
+    """Moduli of polar images: angle θ from 0 to 360° to the right, frequency upwards.
+
+    Parameters
+    ----------
+    polar_images
+        Complex, (n, n_shells, n_inplanes).
+    labels
+        One an image.
+    descriptor
+        For the scale.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    moduli = np.log10(polar_images.abs().numpy().astype(np.float64) + 1e-12)
+    low, high = np.percentile(moduli, [2, 99.8])
+    figure, axes = _gallery(moduli[:, ::-1], labels, float(low), float(high), "magma")
+    axes.set_title(
+        f"Polar Fourier images, log₁₀ |F|: θ → from 0 to 360°,\n"
+        f"spatial frequency ↑ from 0 to 1/({descriptor.resolution_A:.3g} Å)",
+        fontsize=10,
+    )
+    return figure
+
+
+def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> Figure:
+    """Mean of |F|² on each shell against spatial frequency.
+
+    Parameters
+    ----------
+    power
+        (n_shells,), see :func:`shell_power`.
+    descriptor
+        For the scale.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    radii = descriptor.polar_grid.radius_shells
+    frequency = 2 * radii / descriptor.cartesian_grid.box_size_A
+    axes.semilogy(frequency, power)
+    axes.set_xlim(0, float(frequency[-1]))
+    axes.set_xlabel("spatial frequency (1/Å)")
+    axes.set_ylabel("mean of |F|² on the shell")
+    axes.grid(alpha=0.3)
+    axes.set_title(f"Power spectrum of the stack, to {descriptor.resolution_A:.3g} Å", fontsize=10)
+    return figure
+
+
+def shell_power(polar_images: torch.Tensor) -> np.ndarray:
+    """Mean of |F|² over images and angles, for each shell.
+
+    Parameters
+    ----------
+    polar_images
+        Complex, (n_images, n_shells, n_inplanes).
+
+    Returns
+    -------
+    ndarray
+        float64, (n_shells,).
+    """
+    n_points = polar_images.shape[0] * polar_images.shape[2]
+    norms = torch.linalg.vector_norm(torch.view_as_real(polar_images).flatten(-2), dim=-1)
+    return np.asarray(norms.to(torch.float64).square().sum(dim=0).numpy() / n_points)
+
+
+def _gallery(
+    images: np.ndarray, labels: Sequence[str], low: float, high: float, colours: str
+) -> tuple[Figure, Axes]:
+    """Tile images into one picture: one call to draw is far quicker than an axes for each."""
+    n_images, height, width = images.shape
+    n_rows = -(-n_images // _N_COLUMNS)
+    gap = max(2, width // 32)
+    sheet = np.full((n_rows * (height + gap) - gap, _N_COLUMNS * (width + gap) - gap), np.nan)
+    aspect = sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(7, 7 * aspect + 0.8), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        top, left = (i // _N_COLUMNS) * (height + gap), (i % _N_COLUMNS) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+        axes.text(
+            left + 0.03 * width,
+            top + 0.05 * height,
+            label,
+            fontsize=7,
+            color="white",
+            va="top",
+            bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "edgecolor": "none"},
+        )
+    shown = axes.imshow(sheet, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.01)
+    axes.set_axis_off()
+    return figure, axes

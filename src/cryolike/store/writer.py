@@ -1,0 +1,446 @@
+"""Writing a run's output so that each file is complete or absent, whenever the run is killed.
+
+Files are written in a folder ``wip`` beside the results and renamed into place; a journal there
+lists the stacks that are complete. When all are, the manifest is put in place and ``wip`` goes.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import shutil
+import socket
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+import xxhash
+
+from cryolike.errors import FolderInUseError, OutputError, OutputExistsError
+from cryolike.store.layout import OutputLayout
+from cryolike.store.manifest import (
+    FileRecord,
+    Manifest,
+    RunHeader,
+    StackRecord,
+    canonical_json,
+    checksum_of_file,
+)
+
+__all__ = ["Reject", "RunFolder", "StackContent", "check_free_space"]
+
+Reject = tuple[int, int, str, str]
+"""A row left out: (metadata file, source row, image name, reason)."""
+
+RESUME_HINT = (
+    "Complete stacks are kept: run the same command again with --resume (skip_exist=True)."
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StackContent:
+    """One stack as it is to be written.
+
+    Parameters
+    ----------
+    index
+        Its counter.
+    images
+        Complex, (n_images, n_shells, n_inplanes), owning its memory.
+    metadata
+        Plain arrays, none of objects.
+    rows
+        As in :class:`StackRecord`.
+    rejected
+        Images left out of it.
+    plots
+        PNG files by name, as bytes.
+    """
+
+    index: int
+    images: torch.Tensor
+    metadata: Mapping[str, np.ndarray]
+    rows: tuple[tuple[int, int, int], ...]
+    rejected: tuple[Reject, ...] = ()
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class RunFolder:
+    """An output folder while a run writes to it; a context manager.
+
+    Parameters
+    ----------
+    folder
+        Made where it does not exist.
+    header
+        What the run is asked to do.
+    skip_exist
+        Keep the complete stacks of an earlier run of the same header.
+    overwrite
+        Remove results of an earlier run first.
+
+    Raises
+    ------
+    OutputExistsError
+        On entering, where there are results and neither option is given, or results of another
+        run are to be resumed. Nothing has been changed then.
+    FolderInUseError
+        On entering, where another process writes to the folder.
+    """
+
+    def __init__(
+        self, folder: Path, header: RunHeader, *, skip_exist: bool = False, overwrite: bool = False
+    ) -> None:
+        self.layout = OutputLayout(folder)
+        self._header, self._skip_exist, self._overwrite = header, skip_exist, overwrite
+        self._lock: IO[str] | None = None
+        self._made_folder = False
+        self.records: dict[int, StackRecord] = {}
+        """Complete stacks by counter, those of earlier runs included."""
+
+    def __enter__(self) -> Self:
+        if not (self._skip_exist or self._overwrite):
+            self._refuse_existing()
+        self._made_folder = not self.layout.folder.exists()
+        with writing(self.layout.folder):
+            self.layout.wip.mkdir(parents=True, exist_ok=True)
+            self._lock = _acquire_lock(self.layout.wip_lock)
+        try:
+            self._prepare()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def _refuse_existing(self) -> None:
+        present = self.layout.results_present()
+        if self.layout.wip_lock.exists():
+            present.append(self.layout.wip)
+            _refuse_locked(self.layout.wip_lock)
+        if present:
+            msg = (
+                f"{self.layout.folder} already holds {len(present):,} files of a conversion "
+                f"(first: {present[0].name}). Resume that run with --resume (skip_exist=True), "
+                "replace it with --overwrite (overwrite=True), or choose another folder."
+            )
+            raise OutputExistsError(msg)
+
+    def _prepare(self) -> None:
+        if self._overwrite:
+            with writing(self.layout.folder):
+                # The manifest first: without it no remnant can be taken for a finished set
+                for path in (self.layout.manifest, *self.layout.results_present()):
+                    path.unlink(missing_ok=True)
+                self._clear_wip()
+        elif self._skip_exist:
+            earlier = self._earlier_run()
+            if earlier is not None:
+                header, records = earlier
+                self._refuse_other_run(header)
+                self.records = {r.index: r for r in records if self._is_intact(r)}
+                if self.is_complete and self.layout.manifest.exists():
+                    return
+        with writing(self.layout.folder):
+            self._clear_wip()
+            _write_text(self.layout.wip_header, self._header.to_json())
+            lines = [canonical_json(asdict(self.records[i])) for i in sorted(self.records)]
+            _write_text(self.layout.wip_journal, "".join(f"{line}\n" for line in lines))
+            self.layout.manifest.unlink(missing_ok=True)
+
+    def _earlier_run(self) -> tuple[RunHeader, tuple[StackRecord, ...]] | None:
+        if self.layout.manifest.exists():
+            manifest = Manifest.load(self.layout.manifest)
+            return manifest.header, manifest.stacks
+        if self.layout.wip_header.exists():
+            header = RunHeader.from_dict(json.loads(self.layout.wip_header.read_text()))
+            return header, tuple(_read_journal(self.layout.wip_journal))
+        if present := self.layout.results_present():
+            msg = (
+                f"{self.layout.folder} holds {present[0].name} and others, but no record of the "
+                "run that wrote them, so it cannot be resumed. Use --overwrite, or another folder."
+            )
+            raise OutputExistsError(msg)
+        return None
+
+    def _refuse_other_run(self, earlier: RunHeader) -> None:
+        changes = [change for record in earlier.inputs if (change := record.change())]
+        if changes:
+            listed = "\n    ".join(changes[:10])
+            msg = (
+                f"{self.layout.folder} cannot be resumed: {len(changes):,} source files have "
+                f"changed since:\n    {listed}\n    → Convert anew with --overwrite."
+            )
+            raise OutputExistsError(msg)
+        differences = self._header.differences(earlier)
+        if differences or earlier.inputs != self._header.inputs:
+            listed = "\n    ".join(differences or ["other source files"])
+            msg = (
+                f"{self.layout.folder} holds a run with other settings:\n    {listed}\n"
+                "    → Use the same settings to resume, --overwrite, or another folder."
+            )
+            raise OutputExistsError(msg)
+
+    def _is_intact(self, record: StackRecord) -> bool:
+        paths = ((file, self.layout.path(file.name)) for file in record.files)
+        return all(
+            path.is_file()
+            and path.stat().st_size == file.n_bytes
+            and checksum_of_file(path) == file.xxh3_128
+            for file, path in paths
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all stacks of the run are there."""
+        return len(self.records) == self._header.n_stacks
+
+    def write_stack(self, content: StackContent) -> StackRecord:
+        """Write one stack; afterwards it is complete, before it is absent.
+
+        Raises
+        ------
+        OutputError
+            Where the disk is full or refuses.
+        """
+        names = self.layout.tensor_name(content.index), self.layout.metadata_name(content.index)
+        files = []
+        if len(content.images):
+            files = [
+                self._write_file(names[0], lambda file: torch.save(content.images, file)),
+                self._write_file(names[1], lambda file: write_arrays(file, content.metadata)),
+            ]
+            files += [
+                self._write_file(name, lambda file, data=data: file.write(data))
+                for name, data in content.plots.items()
+            ]
+        record = StackRecord(
+            index=content.index,
+            n_images=len(content.images),
+            rows=content.rows,
+            rejected=content.rejected,
+            files=tuple(files),
+        )
+        with writing(self.layout.wip_journal), self.layout.wip_journal.open("a") as journal:
+            journal.write(canonical_json(asdict(record)) + "\n")
+        self.records[record.index] = record
+        return record
+
+    def finish(self, rejected_rows: tuple[Reject, ...] = ()) -> Manifest:
+        """Put the list of rejects and the manifest in place and remove ``wip``.
+
+        Parameters
+        ----------
+        rejected_rows
+            Rows left out before any image was read.
+
+        Returns
+        -------
+        Manifest
+            Of the finished run.
+        """
+        stacks = tuple(self.records[index] for index in sorted(self.records))
+        rejects = [*rejected_rows, *(reject for stack in stacks for reject in stack.rejected)]
+        files = []
+        if rejects:
+            text = _rejects_csv(rejects, self._header)
+            files.append(
+                self._write_file(self.layout.rejects.name, lambda file: file.write(text.encode()))
+            )
+        manifest = Manifest(header=self._header, stacks=stacks, files=tuple(files))
+        with writing(self.layout.manifest):
+            _write_text(self.layout.manifest, manifest.to_json(), via=self.layout.wip)
+        return manifest
+
+    def _write_file(self, name: str, write: Callable[[_HashingFile], Any]) -> FileRecord:
+        target = self.layout.path(name)
+        draft = self.layout.wip / target.name
+        try:
+            with writing(target):
+                target.parent.mkdir(exist_ok=True)
+                with draft.open("wb", buffering=0) as raw:
+                    file = _HashingFile(raw)
+                    write(file)
+                draft.replace(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return FileRecord(name=name, n_bytes=file.n_bytes, xxh3_128=file.digest.hexdigest())
+
+    def _clear_wip(self) -> None:
+        for path in self.layout.wip.iterdir():
+            if path != self.layout.wip_lock:
+                path.unlink()
+
+    def _release(self) -> None:
+        """Unlock; leave no trace of a run that finished or wrote nothing."""
+        try:
+            if self.layout.manifest.exists() or not self.records:
+                self._clear_wip()
+                self.layout.wip_lock.unlink(missing_ok=True)
+                self.layout.wip.rmdir()
+                self.layout.remove_empty_folders()
+                if self._made_folder and not any(self.layout.folder.iterdir()):
+                    self.layout.folder.rmdir()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that knows the checksum of what was written to it."""
+
+    def __init__(self, raw: io.RawIOBase | IO[bytes]) -> None:
+        self._raw = raw
+        self.n_bytes = 0
+        self.digest = xxhash.xxh3_128()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        self.n_bytes += len(view)
+        left = view
+        while len(left):
+            left = left[self._raw.write(left) :]
+        return len(view)
+
+
+def write_arrays(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a ``.npz`` whose bytes depend on its content only.
+
+    Parameters
+    ----------
+    file
+        Binary file to write to; it need not be seekable.
+    arrays
+        None of them of objects.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            # ZipInfo without a date: numpy.savez would write the present time
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def check_free_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Parameters
+    ----------
+    folder
+        Output folder; it need not exist.
+    n_bytes
+        That will be written.
+
+    Raises
+    ------
+    OutputError
+        Where less is free.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        msg = (
+            f"{folder}: {n_bytes / 1e9:.1f} GB will be written, but only {free / 1e9:.1f} GB are "
+            "free there. Choose another disk, fewer rows, a lower resolution factor, or "
+            "downsampling."
+        )
+        raise OutputError(msg)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn what the system says while writing into one clear error."""
+    try:
+        yield
+    except (FolderInUseError, OutputError):
+        raise
+    except (OSError, RuntimeError) as error:
+        # torch raises RuntimeError where its writer fails
+        number = getattr(error, "errno", None)
+        reason = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "the file would be larger than allowed",
+            errno.EACCES: "no permission",
+            errno.EROFS: "the file system is read-only",
+        }.get(number or 0, str(error))
+        msg = f"{target} cannot be written: {reason}. {RESUME_HINT}"
+        raise OutputError(msg) from error
+
+
+def _acquire_lock(path: Path) -> IO[str]:
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise _in_use(path) from error
+        # A run that has just finished may have removed the file before we locked it
+        if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+            break
+        lock.close()
+        path.parent.mkdir(exist_ok=True)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
+def _refuse_locked(path: Path) -> None:
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _in_use(path) from error
+
+
+def _in_use(path: Path) -> FolderInUseError:
+    owner = path.read_text() or "another process"
+    msg = f"{path.parent.parent} is being written to by {owner}. Wait for it, or stop it."
+    return FolderInUseError(msg)
+
+
+def _write_text(path: Path, text: str, via: Path | None = None) -> None:
+    draft = (via or path.parent) / f"{path.name}.part"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _read_journal(path: Path) -> Iterator[StackRecord]:
+    """Stacks that the journal lists; a last line cut short by a kill does not count."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield StackRecord.from_dict(json.loads(line))
+
+
+def _rejects_csv(rejects: list[Reject], header: RunHeader) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["metadata_file", "source_row", "image_name", "reason"])
+    for metadata_index, source_row, image_name, reason in sorted(rejects):
+        table.writerow([header.inputs[metadata_index].path, source_row, image_name, reason])
+    return text.getvalue()

@@ -1,0 +1,184 @@
+"""The polar transform against direct sums, finufft and symmetries."""
+
+from __future__ import annotations
+
+import finufft
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryolike.descriptor import ImageDescriptor
+from cryolike.grids import CartesianGrid2D, PolarGrid
+from cryolike.physics.polar import PolarTransform, integrated_power
+
+BOUND = {"single": 2e-6, "double": 1e-11}
+
+
+def make_transform(
+    n: int, precision: str = "double", resolution_factor: float = 1.0, n_inplanes: int | None = None
+) -> PolarTransform:
+    """Transform on the default grid of an N×N box."""
+    return PolarTransform.of_descriptor(
+        ImageDescriptor.from_individual_values(
+            n, 1.5, precision, resolution_factor, n_inplanes=n_inplanes
+        )
+    )
+
+
+def random_images(transform: PolarTransform, n_images: int = 3, seed: int = 0) -> torch.Tensor:
+    """White noise with a mean."""
+    n = transform.pixels.side_px
+    pixels = np.random.default_rng(seed).standard_normal((n_images, n, n)) + 0.3
+    return torch.from_numpy(pixels).to(transform.real_dtype)
+
+
+def direct_sum(image: np.ndarray, polar: PolarGrid) -> np.ndarray:
+    """F(k, θ) = (4π/N) Σ I[y, x] exp(−2πi (2k/N)(x cos θ + y sin θ)), term by term."""
+    n = image.shape[0]
+    offsets = np.arange(n) - n // 2
+    result = np.empty((polar.n_shells, polar.n_inplanes), dtype=complex)
+    for i, k in enumerate(polar.radius_shells):
+        for j, theta in enumerate(polar.theta_shell):
+            along_x = np.exp(-4j * np.pi * k / n * offsets * np.cos(theta))
+            along_y = np.exp(-4j * np.pi * k / n * offsets * np.sin(theta))
+            result[i, j] = 4 * np.pi / n * (along_y @ image.astype(float) @ along_x)
+    return result
+
+
+def relative_error(found: torch.Tensor, expected: np.ndarray) -> float:
+    """Relative L2 distance."""
+    return float(np.linalg.norm(found.numpy() - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("n", [2, 3, 5, 16, 17, 33, 48])
+def test_equals_the_direct_sum(n: int, precision: str) -> None:
+    """Each image is the sum over its pixels, for odd and even boxes."""
+    transform = make_transform(n, precision)
+    images = random_images(transform)
+    found = transform(images)
+    for image, polar_image in zip(images.numpy(), found, strict=True):
+        expected = direct_sum(image, transform.polar)
+        assert relative_error(polar_image, expected) < BOUND[precision]
+
+
+@pytest.mark.parametrize("n_inplanes", [1, 7, 10, 31])
+def test_any_number_of_angles(n_inplanes: int) -> None:
+    """Odd numbers of angles, whose opposites are not on the grid, are right as well."""
+    transform = make_transform(12, n_inplanes=n_inplanes)
+    images = random_images(transform, 1)
+    expected = direct_sum(images[0].numpy(), transform.polar)
+    assert relative_error(transform(images)[0], expected) < BOUND["double"]
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize(("n", "resolution_factor"), [(128, 1.0), (127, 1.0), (100, 0.6)])
+def test_equals_finufft(n: int, resolution_factor: float, precision: str) -> None:
+    """An independent non-uniform FFT agrees at sizes too large for direct sums."""
+    transform = make_transform(n, precision, resolution_factor)
+    image = random_images(transform, 1, seed=n)
+    frequency = 4 * np.pi / n * transform.polar.radius_shells[:, None]
+    expected = finufft.nufft2d2(
+        (frequency * np.sin(transform.polar.theta_shell)).ravel(),
+        (frequency * np.cos(transform.polar.theta_shell)).ravel(),
+        image[0].numpy().astype(complex),
+        isign=-1,
+        eps=1e-14,
+    ).reshape(transform.polar.n_shells, -1)
+    assert relative_error(transform(image)[0], 4 * np.pi / n * expected) < BOUND[precision]
+
+
+@pytest.mark.parametrize("n", [24, 25])
+def test_opposite_angles_are_conjugate(n: int) -> None:
+    """Images are real, so F(k, θ + π) is the conjugate of F(k, θ)."""
+    transform = make_transform(n)
+    polar_images = transform(random_images(transform))
+    opposite = polar_images.roll(transform.polar.n_inplanes // 2, dims=-1)
+    torch.testing.assert_close(opposite, polar_images.conj())
+
+
+def test_quarter_turn_is_a_roll() -> None:
+    """Turning an odd box by 90° from +x towards +y moves the angles by a quarter."""
+    transform = make_transform(25, n_inplanes=48)
+    images = random_images(transform)
+    # rot90 over (x, y) takes +x to +y: new[y, x] = old[-x, y]
+    turned = torch.rot90(images, k=1, dims=(2, 1))
+    rolled = transform(images).roll(transform.polar.n_inplanes // 4, dims=-1)
+    torch.testing.assert_close(transform(turned), rolled)
+
+
+@given(
+    n=st.integers(8, 21),
+    dx=st.integers(-4, 4),
+    dy=st.integers(-4, 4),
+    seed=st.integers(0, 2**20),
+)
+@settings(max_examples=25)
+def test_shift_is_a_phase(n: int, dx: int, dy: int, seed: int) -> None:
+    """Moving an object by whole pixels multiplies F by exp(−2πi (2k/N)(dx cos θ + dy sin θ))."""
+    transform = make_transform(n)
+    images = torch.zeros((1, n, n), dtype=torch.float64)
+    middle = slice(n // 2 - 2, n // 2 + 2)
+    images[:, middle, middle] = torch.from_numpy(
+        np.random.default_rng(seed).standard_normal((1, 4, 4))
+    )
+    if n // 2 + 2 + max(dx, dy, -dx, -dy) > n or n // 2 - 2 - max(dx, dy, -dx, -dy) < 0:
+        dx = dy = 1
+    moved = images.roll((dy, dx), dims=(1, 2))
+    polar = transform.polar
+    path = dx * np.cos(polar.theta_shell) + dy * np.sin(polar.theta_shell)
+    phase = np.exp(-4j * np.pi / n * polar.radius_shells[:, None] * path)
+    expected = transform(images).numpy() * phase
+    np.testing.assert_allclose(transform(moved).numpy(), expected, atol=1e-11)
+
+
+def test_x_is_the_fast_axis() -> None:
+    """A wave along the columns has its power at θ = 0, not at 90°."""
+    n = 32
+    transform = make_transform(n)
+    columns = torch.arange(n, dtype=torch.float64) - n // 2
+    wave = torch.cos(2 * np.pi * 8 * columns / n).expand(1, n, n)
+    power = transform(wave)[0].abs()
+    shell, angle = divmod(int(power.argmax()), transform.polar.n_inplanes)
+    assert angle % (transform.polar.n_inplanes // 2) == 0
+    assert abs(2 * transform.polar.radius_shells[shell] - 8) < 0.5
+
+
+def test_power_of_a_known_image() -> None:
+    """The quadrature of |F|² of a Gaussian equals its integral in closed form."""
+    n, sigma = 64, 4.0
+    transform = make_transform(n)
+    offsets = torch.arange(n, dtype=torch.float64) - n // 2
+    line = torch.exp(-(offsets**2) / (2 * sigma**2))
+    image = torch.outer(line, line)[None]
+    # F = (4π/N) 2πσ² exp(−2π²σ²f²), f = 2k/N; ∫ |F|² 2πk dk over the plane
+    amplitude = 4 * np.pi / n * 2 * np.pi * sigma**2
+    expected = amplitude**2 * np.pi / (16 * np.pi**2 * sigma**2 / n**2)
+    found = integrated_power(transform(image), transform.polar)
+    np.testing.assert_allclose(found.numpy(), [expected], rtol=1e-10)
+
+
+def test_batches_do_not_change_an_image() -> None:
+    """An image is the same, to rounding, whichever images it is transformed with."""
+    transform = make_transform(20, "single")
+    images = random_images(transform, 70)
+    together = transform(images)
+    alone = torch.cat([transform(images[i : i + 1]) for i in (0, 31, 32, 69)])
+    assert relative_error(together[[0, 31, 32, 69]], alone.numpy()) < 1e-6
+
+
+def test_out_is_used() -> None:
+    """The result can be put where the caller wants it, and is returned."""
+    transform = make_transform(16)
+    images = random_images(transform)
+    out = torch.empty(3, transform.polar.n_shells, 32, dtype=torch.complex128)
+    assert transform(images, out=out).data_ptr() == out.data_ptr()
+    torch.testing.assert_close(out, transform(images))
+
+
+def test_grids_must_be_within_nyquist() -> None:
+    """A descriptor whose shells pass Nyquist is refused."""
+    with pytest.raises(ValueError, match="beyond Nyquist"):
+        ImageDescriptor(CartesianGrid2D(16, 1.0), PolarGrid(5.0, 0.25, 32), "single", 0.1)  # type: ignore[arg-type]
