@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 install_import_hook(
     "cryolike",
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, hint_overrides="
-    "beartype.BeartypeHintOverrides({beartype.typing.Self: object})))",
+    "beartype.FrozenDict({beartype.typing.Self: object})))",
 )
 
 mpl.use("Agg")

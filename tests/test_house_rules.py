@@ -26,7 +26,8 @@ LAYERS = (
     "simulate",
     "store",
     "plot",
-    "convert",
+    "conversion",
+    "progress",
     "wrappers",
     "demo",
     "cli",
@@ -162,7 +163,7 @@ def test_imports_go_one_way() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import cryolike.convert.run",
+        "import cryolike.conversion.run",
         "from cryolike import cli",
         "from cryolike.store.reader import open_stacks",
         "from ..store import reader",

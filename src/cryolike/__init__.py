@@ -11,13 +11,14 @@ Examples
 >>> open_stacks("converted").table                             # doctest: +SKIP
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
-from cryolike.convert import (
+from cryolike.conversion import (
     ConversionPlan,
     ConversionReport,
     ConvertOptions,
     convert,
+    inspect_particles,
     plan_conversion,
     survey,
     verify,
@@ -37,7 +38,7 @@ from cryolike.wrappers import (
     convert_particle_stacks_from_paired_star_and_mrc_files,
 )
 
-__version__ = version("cryolike")
+__version__ = _version("cryolike")
 
 __all__ = [
     "ConversionPlan",
@@ -54,6 +55,7 @@ __all__ = [
     "convert_particle_stacks_from_indexed_cryosparc_file",
     "convert_particle_stacks_from_indexed_star_file",
     "convert_particle_stacks_from_paired_star_and_mrc_files",
+    "inspect_particles",
     "open_stacks",
     "plan_conversion",
     "read_cryosparc",

@@ -34,7 +34,7 @@ class Precision(StrEnum):
 class ImageDescriptor:
     """Grids and precision of a set of images, and the settings of templates to compare them with.
 
-    Make one with :meth:`from_individual_values` or :meth:`load`.
+    Make one with `from_individual_values` or `load`.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class ImageDescriptor:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_arrays`; further keys are ignored.
+        """Inverse of `to_arrays`; further keys are ignored.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class ImageDescriptor:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a descriptor that :meth:`save` wrote.
+        """Read a descriptor that `save` wrote.
 
         Raises
         ------
@@ -294,7 +294,7 @@ class ImageDescriptor:
         )
 
     def print(self) -> None:
-        """Print :meth:`describe`."""
+        """Print `describe`."""
         import sys
 
         sys.stdout.write(self.describe() + "\n")

@@ -16,7 +16,7 @@
 
     CryoLikeWarning          (UserWarning)        a default was applied, a doubtful value accepted
 
-What is wrong is collected as :class:`Problem` values, so that one error can list all of it.
+What is wrong is collected as `Problem` values, so that one error can list all of it.
 """
 
 from __future__ import annotations

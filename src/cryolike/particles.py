@@ -1,6 +1,6 @@
 """What metadata says about each particle image, one column each.
 
-A :class:`ParticleTable` is what every reader returns and every later step takes. Its rows are in
+A `ParticleTable` is what every reader returns and every later step takes. Its rows are in
 the order of the metadata file; nothing in it refers to our own output.
 """
 

@@ -133,7 +133,7 @@ def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> 
     Parameters
     ----------
     power
-        (n_shells,), see :func:`shell_power`.
+        (n_shells,), see `shell_power`.
     descriptor
         For the scale.
 
@@ -181,7 +181,7 @@ def _gallery(
     gap = max(2, width // 32)
     sheet = np.full((n_rows * (height + gap) - gap, _N_COLUMNS * (width + gap) - gap), np.nan)
     aspect = sheet.shape[0] / sheet.shape[1]
-    figure = Figure(figsize=(7, 7 * aspect + 0.8), layout="constrained")
+    figure = Figure(figsize=(7, 7 * aspect + 1), layout="constrained")
     axes = figure.add_subplot()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         top, left = (i // _N_COLUMNS) * (height + gap), (i % _N_COLUMNS) * (width + gap)
@@ -196,6 +196,6 @@ def _gallery(
             bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "edgecolor": "none"},
         )
     shown = axes.imshow(sheet, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.01)
+    figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
     axes.set_axis_off()
     return figure, axes

@@ -235,7 +235,7 @@ def simulate_particles(
     Parameters
     ----------
     model, euler_rad, origins_A, n_pixels, pixel_size_A
-        As in :func:`project`.
+        As in `project`.
     parameters
         CTF parameters of the n images.
     snr
@@ -308,7 +308,7 @@ def write_relion_set(
     seed
         The same seed gives the same images and metadata.
     model
-        The particle; by default :func:`asymmetric_particle` with a radius of 0.3 boxes.
+        The particle; by default `asymmetric_particle` with a radius of 0.3 boxes.
     progress
         Called with images done and `n_images` after each stack.
 

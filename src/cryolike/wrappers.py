@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cryolike.convert import ConversionReport, ConvertOptions, convert, plan_conversion
+from cryolike.conversion import ConversionReport, ConvertOptions, convert, plan_conversion
 from cryolike.descriptor import ImageDescriptor, load_descriptor, one_pixel_size
 from cryolike.errors import CryoLikeWarning
 from cryolike.io.cryosparc import read_cryosparc, read_job
@@ -72,7 +72,7 @@ def convert_particle_stacks_from_paired_star_and_mrc_files(
         Whether to draw each stack.
     **further
         ``contrast``, ``on_bad_row``, ``on_bad_image`` of
-        :class:`~cryolike.convert.ConvertOptions`, and ``device``.
+        `cryolike.conversion.ConvertOptions`, and ``device``.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def convert_particle_stacks_from_indexed_star_file(
         Where the stacks are: then only the file names in the STAR file count. Empty to use its
         paths.
     folder_output, batch_size, pixel_size, downsample_factor, downsample_type
-        See :func:`convert_particle_stacks_from_paired_star_and_mrc_files`.
+        See `convert_particle_stacks_from_paired_star_and_mrc_files`.
     skip_exist, overwrite, flag_plots, **further
         Likewise.
 
@@ -191,7 +191,7 @@ def convert_particle_stacks_from_indexed_cryosparc_file(
     n_stacks_max
         Stop after that many stacks; −1 for all.
     folder_output, batch_size, pixel_size, downsample_factor, downsample_type
-        See :func:`convert_particle_stacks_from_paired_star_and_mrc_files`.
+        See `convert_particle_stacks_from_paired_star_and_mrc_files`.
     skip_exist, overwrite, flag_plots, **further
         Likewise.
 
@@ -251,7 +251,7 @@ def convert_particle_stacks_from_cryosparc_job_directory(
     n_stacks_max
         Stop after that many stacks; −1 for all.
     folder_output, batch_size, pixel_size, downsample_factor, downsample_type
-        See :func:`convert_particle_stacks_from_paired_star_and_mrc_files`.
+        See `convert_particle_stacks_from_paired_star_and_mrc_files`.
     skip_exist, overwrite, flag_plots, **further
         Likewise.
 

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -101,23 +102,18 @@ def n_open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-class Calls(NamedTuple):
-    """What was asked of the operating system."""
-
-    sizes: list[int]
-
-
 @pytest.fixture
-def preadv_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+def preadv_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record the number of bytes that each call of os.preadv brings."""
-    calls, preadv = Calls([]), os.preadv
+    sizes: list[int] = []
+    preadv = os.preadv
 
     def recording(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        calls.sizes.append(preadv(descriptor, buffers, offset))
-        return calls.sizes[-1]
+        sizes.append(preadv(descriptor, buffers, offset))
+        return sizes[-1]
 
     monkeypatch.setattr(os, "preadv", recording)
-    return calls
+    return sizes
 
 
 # --- headers that are read -------------------------------------------------------------------
@@ -623,30 +619,30 @@ def test_nothing_asked_nothing_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f4", "i2"])
-def test_only_what_is_asked_is_read(tmp_path: Path, preadv_calls: Calls, dtype: str) -> None:
+def test_only_what_is_asked_is_read(tmp_path: Path, preadv_sizes: list[int], dtype: str) -> None:
     """Neighbours come in one call, repeats once, and no byte too many."""
     path = write_stack(tmp_path / "a.mrcs", make_images(dtype, n_images=100))
     header = read_stack_header(path)
     out = np.zeros((6, BOX_PX, BOX_PX), np.float32)
     with StackReader() as reader:
         reader.read(header, np.array([41, 80, 40, 42, 80, 40]), out)
-    assert preadv_calls.sizes == [3 * header.image_bytes, header.image_bytes]
+    assert preadv_sizes == [3 * header.image_bytes, header.image_bytes]
     np.testing.assert_array_equal(
         out, make_images(dtype, n_images=100)[[41, 80, 40, 42, 80, 40]].astype(np.float32)
     )
 
 
 def test_large_images_in_parts(
-    tmp_path: Path, preadv_calls: Calls, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, preadv_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Conversion goes through a small buffer, by one image at least."""
     images = make_images("i2", n_images=9, box_px=32)
     path = write_stack(tmp_path / "a.mrcs", images)
     for limit, n_at_once in ((5000, 2), (100, 1)):
         monkeypatch.setattr(mrc, "_BOUNCE_BYTES", limit)
-        preadv_calls.sizes.clear()
+        preadv_sizes.clear()
         np.testing.assert_array_equal(read_all(path), images.astype(np.float32))
-        assert max(preadv_calls.sizes) == n_at_once * 32 * 32 * 2
+        assert max(preadv_sizes) == n_at_once * 32 * 32 * 2
 
 
 def test_more_scattered_images_than_one_call_takes(tmp_path: Path) -> None:
@@ -688,7 +684,7 @@ def test_short_reads_are_continued(
     np.testing.assert_array_equal(out[places], make_images(dtype).astype(np.float32))
 
 
-def test_stack_of_more_than_four_gigabytes(tmp_path: Path, preadv_calls: Calls) -> None:
+def test_stack_of_more_than_four_gigabytes(tmp_path: Path, preadv_sizes: list[int]) -> None:
     """The last image of a (sparse) 20 GB stack is read, and only it."""
     n_images, box_px = 76_294, 256
     path = tmp_path / "large.mrcs"
@@ -706,7 +702,7 @@ def test_stack_of_more_than_four_gigabytes(tmp_path: Path, preadv_calls: Calls) 
         reader.read(header, np.array([n_images - 1, 40_000]), out)
     np.testing.assert_array_equal(out[0].ravel(), image)
     assert not out[1].any()
-    assert sum(preadv_calls.sizes) == 2 * image.nbytes
+    assert sum(preadv_sizes) == 2 * image.nbytes
 
 
 def test_image_that_is_not_there(stacks: dict[str, Path]) -> None:
@@ -796,14 +792,31 @@ def test_file_that_changed(tmp_path: Path, change: Callable[[Path], None], is_op
             reader.read(header, np.array([0]), out)
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_file_that_changed_before_it_is_read(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    """A file that changed after its header was read is not read at all."""
+    path = write_stack(tmp_path / "a.mrcs")
+    path.write_bytes(compress(path.read_bytes()))
+    header = read_stack_header(path)
+    os.truncate(path, header.file_size - 1)
+    out = np.zeros((1, BOX_PX, BOX_PX), np.float32)
+    sizes = f"{header.file_size:,} bytes before, {header.file_size - 1:,} now"
+    with StackReader() as reader, pytest.raises(StackError, match=sizes):
+        reader.read(header, np.array([0]), out)
+    assert not out.any()
+
+
 def test_new_header_of_a_changed_file(tmp_path: Path) -> None:
     """With the header read again, the same reader reads the new file."""
     path = write_stack(tmp_path / "a.mrcs")
     out = np.zeros((1, BOX_PX, BOX_PX), np.float32)
     with StackReader() as reader:
         reader.read(read_stack_header(path), np.array([0]), out)
-        write_stack(path, make_images("f4") + 1)
-        change_time(path)
+        write_stack(tmp_path / "b.mrcs", make_images("f4") + 1)
+        change_time(tmp_path / "b.mrcs")
+        (tmp_path / "b.mrcs").replace(path)
         reader.read(read_stack_header(path), np.array([0]), out)
     np.testing.assert_array_equal(out[0], make_images("f4")[0] + 1)
 
@@ -874,21 +887,20 @@ def test_expansion_stops_at_what_the_header_says(
     content = write_stack(tmp_path / "plain.mrcs").read_bytes()
     path = tmp_path / "a.mrcs"
     path.write_bytes(gzip.compress(content + bytes(10**7)))
-    sizes, temporary_file = [], tempfile.TemporaryFile
+    descriptors: list[int] = []
+    temporary_file = tempfile.TemporaryFile
 
     def watched(**options: Any) -> Any:
         file = temporary_file(**options)
         descriptors.append(os.dup(file.fileno()))
         return file
 
-    descriptors: list[int] = []
     monkeypatch.setattr(tempfile, "TemporaryFile", watched)
     with pytest.raises(StackError, match="expands beyond"):
         read_all(path)
-    for descriptor in descriptors:
-        sizes.append(os.fstat(descriptor).st_size)
-        os.close(descriptor)
-    assert sizes == [len(content)]
+    [descriptor] = descriptors
+    assert os.fstat(descriptor).st_size == len(content)
+    os.close(descriptor)
 
 
 def test_no_room_to_decompress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -898,7 +910,7 @@ def test_no_room_to_decompress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(OutputError, match="No such file") as caught:
         read_all(path, scratch_folder=str(tmp_path / "gone"))
     assert str(tmp_path / "gone") in str(caught.value)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 0, 9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
     with pytest.raises(OutputError, match="2,032 bytes needed, 9 free"):
         read_all(path, scratch_folder=str(tmp_path))
 
@@ -921,6 +933,24 @@ def test_few_files_are_open(tmp_path: Path) -> None:
                 assert n_open_files() <= n_before + 3
     assert n_open_files() == n_before
     np.testing.assert_array_equal(out[:, 0, 0], np.arange(8))
+
+
+def test_longest_unused_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is used again and again is opened once, whatever comes between."""
+    paths = [write_stack(tmp_path / f"{number}.mrcs") for number in range(4)]
+    headers = [read_stack_header(path) for path in paths]
+    opened, open_path = [], Path.open
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return open_path(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    out = np.zeros((1, BOX_PX, BOX_PX), np.float32)
+    with StackReader(max_open_files=2) as reader:
+        for number in (0, 1, 0, 2, 0, 3, 0):
+            reader.read(headers[number], np.array([1]), out)
+    assert opened == ["0.mrcs", "1.mrcs", "2.mrcs", "3.mrcs"]
 
 
 def test_compressed_stack_is_decompressed_once(

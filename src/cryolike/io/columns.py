@@ -1,7 +1,7 @@
-"""From the columns of a metadata file to a checked :class:`ParticleTable`.
+"""From the columns of a metadata file to a checked `ParticleTable`.
 
 Every reader collects what its file calls the quantities below and hands them to
-:func:`build_table`, which fills defaults, checks ranges, and words what is wrong in one way.
+`build_table`, which fills defaults, checks ranges, and words what is wrong in one way.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def row_problem(
     text
         The offending value of a row.
     kind
-        Of the :class:`~cryolike.errors.Problem`.
+        Of the `cryolike.errors.Problem`.
 
     Returns
     -------
@@ -135,8 +135,8 @@ def build_table(
     n_rows
         Number of particles.
     columns
-        What the file has, by the table's column names (those of :data:`REQUIRED` and
-        :data:`DEFAULTS`, poses, `pixel_size_A`, `contrast_sign`).
+        What the file has, by the table's column names (those of `REQUIRED` and
+        `DEFAULTS`, poses, `pixel_size_A`, `contrast_sign`).
     place
         Where a row is in the file, for messages.
     names

@@ -153,6 +153,10 @@ def read_cryosparc(path: StrPath, *, passthrough: Sequence[StrPath] = ()) -> Par
         kind="cryosparc",
         rejected=rejected,
         problems=problems,
+        reader_arguments={
+            "path": str(path.absolute()),
+            "passthrough": [str(Path(other).absolute()) for other in passthrough],
+        },
         image_files=names,
         image_file_index=name_of_row,
         image_index=index,
@@ -216,6 +220,10 @@ def read_job(folder_project: StrPath, job_number: int) -> ParticleTable:
         replace(records, notices=(*records.notices, *notices)),
         kind="job",
         rejected=rejected,
+        reader_arguments={
+            "folder_project": str(Path(folder_project).absolute()),
+            "job_number": job_number,
+        },
         image_files=tuple(map(str, stacks)),
         image_file_index=np.repeat(np.arange(len(stacks), dtype=np.int64), counts),
         image_index=np.arange(records.n_rows, dtype=np.int64) - np.repeat(starts, counts),

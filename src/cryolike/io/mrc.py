@@ -1,6 +1,6 @@
 """Particle stacks in MRC files: what their headers say, and single images by number.
 
-:func:`read_stack_header` looks at the first bytes of a file only. :class:`StackReader` reads the
+`read_stack_header` looks at the first bytes of a file only. `StackReader` reads the
 images that are asked for and nothing else.
 
 Layout of the header: MRC2014, https://www.ccpem.ac.uk/mrc_format/mrc2014.php, with the additions
@@ -553,7 +553,7 @@ class StackReader:
         Parameters
         ----------
         header
-            Of the stack, from :func:`read_stack_header`.
+            Of the stack, from `read_stack_header`.
         image_indices
             0-based numbers of the images, shape (n,), in any order; repeats are read once.
         out
@@ -576,7 +576,7 @@ class StackReader:
         indices, positions = _checked_request(header, image_indices, out, out_positions)
         if indices.size == 0:
             return
-        order = np.argsort(indices, kind="stable")
+        order = np.argsort(indices)
         indices, positions = indices[order], positions[order]
         is_first = np.append(True, np.diff(indices) != 0)
         with self._borrowed(header) as descriptor:

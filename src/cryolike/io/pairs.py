@@ -83,7 +83,14 @@ def read_pairs(
     if unreadable:
         # Without these files there is no whole table; tell what is wrong with the others too.
         raise_problems([*unreadable, *(p for table in tables for p in table.problems)])
-    return concatenate_tables(tables)
+    arguments = {
+        "star_files": [str(Path(file).absolute()) for file in star_files],
+        "particle_files": [str(Path(file).absolute()) for file in particle_files],
+        "defocus_angle_is_degree": defocus_angle_is_degree,
+        "phase_shift_is_degree": phase_shift_is_degree,
+        "accept_ctf_applied": accept_ctf_applied,
+    }
+    return replace(concatenate_tables(tables), reader_arguments=arguments)
 
 
 def _paired(table: ParticleTable, particle_file: Path, n_images: int) -> ParticleTable:

@@ -725,6 +725,10 @@ def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> Particle
         image_files=names.files,
         image_file_index=names.file_index,
         image_index=names.image_index,
+        reader_arguments={
+            "path": str(Path(path).absolute()),
+            "accept_ctf_applied": accept_ctf_applied,
+        },
         **source.checked(notices, accept_ctf_applied=accept_ctf_applied),
     )
 
@@ -1229,7 +1233,7 @@ class _Source:
         return found, notices
 
     def checked(self, notices: Iterable[Notice], *, accept_ctf_applied: bool) -> dict[str, Any]:
-        """Give all arguments of :func:`build_table` that both kinds of table share.
+        """Give all arguments of `build_table` that both kinds of table share.
 
         Parameters
         ----------

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cryolike.particles import ParticleTable
@@ -80,21 +81,21 @@ class CtfParameters:
     @classmethod
     def from_table(cls, table: ParticleTable) -> CtfParameters:
         """Parameters of all rows of a table, in its order."""
-        return cls(
-            defocus_u_A=table.defocus_u_A,
-            defocus_v_A=table.defocus_v_A,
-            defocus_angle_rad=table.defocus_angle_rad,
-            phase_shift_rad=table.phase_shift_rad,
-            spherical_aberration_mm=table.spherical_aberration_mm,
-            voltage_kV=table.voltage_kV,
-            amplitude_contrast=table.amplitude_contrast,
-            bfactor_A2=table.ctf_bfactor_A2,
-            scale=table.ctf_scale,
-        )
+        return cls(**{c.name: getattr(table, _column(c.name)) for c in fields(cls)})
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> CtfParameters:
+        """Parameters of all rows of the table of a converted set, in its order."""
+        return cls(**{c.name: frame[_column(c.name)].to_numpy() for c in fields(cls)})
 
     def take(self, rows: np.ndarray | slice) -> CtfParameters:
         """Parameters of the chosen images, in the chosen order."""
         return CtfParameters(**{c.name: getattr(self, c.name)[rows] for c in fields(self)})
+
+
+def _column(name: str) -> str:
+    """Name of the column of a table that holds a parameter."""
+    return {"bfactor_A2": "ctf_bfactor_A2", "scale": "ctf_scale"}.get(name, name)
 
 
 def contrast_transfer_function(
@@ -225,7 +226,7 @@ def ctf_on_polar_grid(
     torch.Tensor
         Shape (n_images, n_shells, n_inplanes).
     """
-    radius = torch.as_tensor(radius_shells, dtype=torch.float64, device=device)
+    radius = torch.tensor(radius_shells, dtype=torch.float64, device=device)
     theta = torch.as_tensor(theta_shell, dtype=torch.float64, device=device)
     frequency_per_A = 2 * radius / box_size_A
     return contrast_transfer_function(

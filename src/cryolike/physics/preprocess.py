@@ -37,7 +37,7 @@ def check_downsampling(box_px: int, factor: int, kind: str) -> None:
     factor
         Pixels merged along an axis.
     kind
-        One of :data:`DownsampleType`.
+        One of `DownsampleType`.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def normalise(images: Float[Tensor, "n_images side side"]) -> NormalisedImages:
     Parameters
     ----------
     images
-        None of them blank, see :func:`is_blank`.
+        None of them blank, see `is_blank`.
 
     Returns
     -------

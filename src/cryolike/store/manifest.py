@@ -111,7 +111,7 @@ class StackRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of :func:`dataclasses.asdict`."""
+        """Inverse of `dataclasses.asdict`."""
         return cls(
             index=values["index"],
             n_images=values["n_images"],
@@ -156,7 +156,7 @@ class RunHeader:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of :func:`dataclasses.asdict`."""
+        """Inverse of `dataclasses.asdict`."""
         inputs = tuple(InputRecord(**record) for record in values["inputs"])
         return cls(**{**values, "inputs": inputs})
 
@@ -274,7 +274,7 @@ def _compact_json(content: Any) -> str:
 
 
 def checksum_of_file(path: Path) -> str:
-    """Checksum of a file's content, as in :class:`FileRecord`."""
+    """Checksum of a file's content, as in `FileRecord`."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -309,7 +309,7 @@ def ranges_of_rows(
 
 
 def rows_of_ranges(ranges: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Inverse of :func:`ranges_of_rows`: (n, 2) of metadata file and source row."""
+    """Inverse of `ranges_of_rows`: (n, 2) of metadata file and source row."""
     parts = [
         np.stack([np.full(stop - start, file), np.arange(start, stop)], axis=1)
         for file, start, stop in ranges

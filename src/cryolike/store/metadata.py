@@ -117,7 +117,7 @@ def frame_of_arrays(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
     Parameters
     ----------
     arrays
-        As :func:`arrays_of_stack` makes them.
+        As `arrays_of_stack` makes them.
 
     Returns
     -------

@@ -60,7 +60,7 @@ class StackContent:
     metadata
         Plain arrays, none of objects.
     rows
-        As in :class:`StackRecord`.
+        As in `StackRecord`.
     rejected
         Images left out of it.
     plots

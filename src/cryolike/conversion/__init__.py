@@ -1,6 +1,7 @@
 """Conversion: what will be done, doing it, and checking it afterwards."""
 
-from cryolike.convert.plan import (
+from cryolike.conversion.inspection import SetSummary, inspect_particles
+from cryolike.conversion.plan import (
     ConversionPlan,
     ConvertOptions,
     PlannedStack,
@@ -8,17 +9,19 @@ from cryolike.convert.plan import (
     plan_conversion,
     survey,
 )
-from cryolike.convert.run import ConversionReport, convert
-from cryolike.convert.verify import VerificationReport, verify
+from cryolike.conversion.run import ConversionReport, convert
+from cryolike.conversion.verification import VerificationReport, verify
 
 __all__ = [
     "ConversionPlan",
     "ConversionReport",
     "ConvertOptions",
     "PlannedStack",
+    "SetSummary",
     "Survey",
     "VerificationReport",
     "convert",
+    "inspect_particles",
     "plan_conversion",
     "survey",
     "verify",

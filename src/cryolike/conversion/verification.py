@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryolike.convert.plan import ConversionPlan, ConvertOptions, plan_conversion
-from cryolike.convert.run import ImageConverter, contrast_factors, read_rows
+from cryolike.conversion.plan import ConversionPlan, ConvertOptions, plan_conversion
+from cryolike.conversion.run import ImageConverter, contrast_factors, read_rows
 from cryolike.errors import CryoLikeError
 from cryolike.io.mrc import StackReader
 from cryolike.io.read import read_table_again

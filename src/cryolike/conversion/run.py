@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryolike.convert.plan import ConversionPlan, PlannedStack
+from cryolike.conversion.plan import ConversionPlan, PlannedStack
 from cryolike.errors import ImageError, LazyPlaces, Notice, OutputError, Problem
 from cryolike.io.mrc import StackReader
 from cryolike.physics.polar import PolarTransform, integrated_power
@@ -203,7 +203,7 @@ def convert(
     Parameters
     ----------
     plan
-        From :func:`~cryolike.convert.plan_conversion`.
+        From `cryolike.conversion.plan_conversion`.
     folder_output
         Where to write; made where it does not exist.
     skip_exist

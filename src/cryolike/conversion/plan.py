@@ -1,6 +1,6 @@
 """What a conversion will do, decided and checked before any image is read.
 
-A :class:`ConversionPlan` is a pure value: it can be made, printed and compared without writing
+A `ConversionPlan` is a pure value: it can be made, printed and compared without writing
 anything. Making one reads the headers of all stacks and reports everything wrong at once.
 """
 
@@ -61,7 +61,7 @@ class ConvertOptions:
     pixel_size_A
         Of the images as they are on disk, where the caller knows better than the metadata.
     downsample_factor, downsample_type
-        Merge factor×factor pixels, see :data:`~cryolike.physics.preprocess.DownsampleType`.
+        Merge factor×factor pixels, see `cryolike.physics.preprocess.DownsampleType`.
     contrast
         'recorded': multiply by the sign that the metadata records; 'keep': leave the pixels as
         they are; 'invert': multiply by −1.
@@ -270,7 +270,7 @@ def plan_conversion(
     Returns
     -------
     ConversionPlan
-        To be given to :func:`~cryolike.convert.convert`.
+        To be given to `cryolike.conversion.convert`.
 
     Raises
     ------

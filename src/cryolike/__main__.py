@@ -1,0 +1,5 @@
+"""``python -m cryolike``."""
+
+from cryolike.cli.main import main
+
+main()

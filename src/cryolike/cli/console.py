@@ -1,0 +1,75 @@
+"""What commands share: how they speak, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from cryolike.errors import CryoLikeError, UsageError
+
+__all__ = ["BAD_DATA", "BAD_USAGE", "errors_become_exit_codes", "fail", "say", "say_json", "warn"]
+
+BAD_DATA, BAD_USAGE, INTERRUPTED = 1, 2, 130
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def say(text: str, style: str = "") -> None:
+    """Print to standard output."""
+    _out.print(_printable(text), style=style or None, markup=False)
+
+
+def say_json(content: Any) -> None:
+    """Print JSON to standard output, for machines."""
+    typer.echo(json.dumps(content, indent=2))
+
+
+def warn(messages: Iterable[str], label: str = "warning") -> None:
+    """Print warnings or notes to standard error."""
+    for message in messages:
+        _err.print(f"{label}: {_printable(message)}", style="yellow", markup=False)
+
+
+def fail(message: str, code: int = BAD_DATA) -> NoReturn:
+    """Print an error and end the program."""
+    _err.print(f"error: {_printable(message)}", style="red", markup=False)
+    raise typer.Exit(code)
+
+
+def errors_become_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a command: bad data ends it with 1, bad usage with 2, and never with a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except UsageError as error:
+            fail(str(error), BAD_USAGE)
+        except CryoLikeError as error:
+            fail(str(error))
+        except BrokenPipeError:
+            # The reader of our output has gone, as with `| head`
+            os._exit(BAD_DATA)
+        except OSError as error:
+            fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        except MemoryError:
+            fail("out of memory. Choose a smaller --batch-size.")
+        except KeyboardInterrupt:
+            fail("interrupted.", INTERRUPTED)
+
+    return wrapped
+
+
+def _printable(text: str) -> str:
+    """Text with names that are not UTF-8 made printable."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

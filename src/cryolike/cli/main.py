@@ -1,0 +1,59 @@
+"""The program ``cryolike``."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cryolike.cli import convert, demo, describe, inspect, verify
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cryolike",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    help="Particle sets from RELION and cryoSPARC as polar Fourier images, each with its own CTF "
+    "and the row it came from.\n\n"
+    "Start with `cryolike inspect particles.star`, or see all of it on simulated data with "
+    "`cryolike demo`. Exit codes: 0 good, 1 bad data, 2 bad usage.",
+)
+app.command()(inspect.inspect)
+app.command()(describe.describe)
+app.add_typer(convert.app, name="convert")
+app.command()(verify.verify)
+app.command()(demo.demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cryolike {version('cryolike')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what is going on to standard error.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(name)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """Run the program."""
+    app()

@@ -1,0 +1,214 @@
+"""Every option that several commands take, defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryolike.conversion import ConvertOptions
+from cryolike.descriptor import ImageDescriptor
+from cryolike.errors import UsageError
+from cryolike.particles import ParticleTable, select_rows
+
+__all__ = [
+    "AcceptCtfApplied",
+    "BatchSize",
+    "ClassLabel",
+    "Contrast",
+    "Device",
+    "Downsample",
+    "DownsampleKind",
+    "DryRun",
+    "Folder",
+    "Json",
+    "OnBadImage",
+    "OnBadRow",
+    "Output",
+    "Overwrite",
+    "Params",
+    "Passthrough",
+    "PixelSize",
+    "Plots",
+    "Quiet",
+    "RandomRows",
+    "Resume",
+    "Rows",
+    "Seed",
+    "StacksMax",
+    "chosen_rows",
+    "descriptor_or_none",
+]
+
+_ROWS, _IMAGES, _RUN = "Which rows", "What happens to images", "Running"
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder to write; made where it does not exist.")
+]
+Params = Annotated[
+    Path | None,
+    typer.Option(
+        "--params",
+        "-p",
+        help="Image descriptor, made by `cryolike describe`. Without it, box and pixel size come "
+        "from the set and the polar grid is the default one.",
+    ),
+]
+Folder = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds the stacks: then only the file names in the metadata count. "
+        "Without it, paths count: relative to the working directory, else to the metadata file's "
+        "folder, else to the folders above it.",
+    ),
+]
+Passthrough = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Passthrough .cs that holds further fields of the same particles; joined by uid. "
+        "May be given several times.",
+    ),
+]
+Rows = Annotated[
+    str,
+    typer.Option(
+        metavar="START:STOP",
+        help="Only these rows of the file, counted from 0, STOP excluded: 0:1000.",
+        rich_help_panel=_ROWS,
+    ),
+]
+RandomRows = Annotated[
+    int | None,
+    typer.Option("--random", help="Draw this many rows at random.", rich_help_panel=_ROWS),
+]
+Seed = Annotated[int, typer.Option(help="Seed of --random.", rich_help_panel=_ROWS)]
+ClassLabel = Annotated[
+    str | None,
+    typer.Option(
+        "--class", help="Only rows of this class, as the file writes it.", rich_help_panel=_ROWS
+    ),
+]
+OnBadRow = Annotated[
+    str,
+    typer.Option(
+        metavar="error|skip",
+        help="What to do with rows that cannot be used: stop before anything is written, or leave "
+        "them out and list them in rejects.csv.",
+        rich_help_panel=_ROWS,
+    ),
+]
+OnBadImage = Annotated[
+    str,
+    typer.Option(
+        metavar="error|skip",
+        help="The same for images that are blank, NaN or infinite.",
+        rich_help_panel=_ROWS,
+    ),
+]
+AcceptCtfApplied = Annotated[
+    bool,
+    typer.Option(
+        "--accept-ctf-applied",
+        help="Convert images although their metadata says that phases were flipped or the CTF was "
+        "multiplied in.",
+        rich_help_panel=_ROWS,
+    ),
+]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(
+        help="Pixel size in Å of the images on disk, where you know better than the metadata.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Downsample = Annotated[
+    int,
+    typer.Option(
+        help="Merge this many pixels along each axis. The descriptor describes the images "
+        "afterwards.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+DownsampleKind = Annotated[
+    str,
+    typer.Option(
+        metavar="fourier|mean|max",
+        help="Crop in Fourier space, or pool pixels as published (which aliases).",
+        rich_help_panel=_IMAGES,
+    ),
+]
+Contrast = Annotated[
+    str,
+    typer.Option(
+        metavar="recorded|keep|invert",
+        help="Multiply by the sign that the metadata records, by nothing, or by −1. Protein must "
+        "come out bright.",
+        rich_help_panel=_IMAGES,
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Images in an output stack.", rich_help_panel=_RUN)
+]
+StacksMax = Annotated[
+    int,
+    typer.Option("--stacks", help="Stop after this many stacks; -1 for all.", rich_help_panel=_RUN),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Keep the complete stacks of an interrupted run.", rich_help_panel=_RUN
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace results of an earlier run.", rich_help_panel=_RUN),
+]
+Plots = Annotated[
+    bool,
+    typer.Option("--plots/--no-plots", help="Draw each stack.", rich_help_panel=_RUN),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="cpu|cuda|auto", help="Where to compute.", rich_help_panel=_RUN),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check everything and say what would be done.", rich_help_panel=_RUN
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+DEFAULT = ConvertOptions()
+
+
+def chosen_rows(
+    table: ParticleTable, rows: str, random: int | None, seed: int, class_label: str | None
+) -> ParticleTable:
+    """Apply the options that choose rows."""
+    return select_rows(
+        table, rows=_parse_rows(rows), random=random, seed=seed, class_label=class_label
+    )
+
+
+def descriptor_or_none(params: Path | None) -> ImageDescriptor | None:
+    """Load the descriptor where one is given."""
+    return None if params is None else ImageDescriptor.load(params)
+
+
+def _parse_rows(text: str) -> slice | None:
+    if not text:
+        return None
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        start, stop = int(first or 0), int(last) if last else None
+        if start < 0 or (stop is not None and stop <= start):
+            raise ValueError
+    except ValueError:
+        msg = f"--rows {text}: write START:STOP with 0 ≤ START < STOP, such as 0:1000."
+        raise UsageError(msg) from None
+    return slice(start, stop)
