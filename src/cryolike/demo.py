@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import mrcfile
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cryolike.conversion import (
@@ -116,10 +119,11 @@ def run_demo(
 
 
 def figure_of_set(stacks: StackSet) -> Figure:
-    """Show that each image follows its own CTF, astigmatism included.
+    """Show an image, its polar transform, and that the images follow the CTF of their metadata.
 
-    Images are turned so that the axes of their astigmatism coincide, and those of similar defocus
-    are averaged in power: the rings of the mean are those of the mean CTF².
+    The third panel sorts the points of all polar images (25 to 8 Å) by the CTF² that the metadata
+    predicts there, and gives the mean power at each: a straight line where the prediction is
+    right. With x and y exchanged, astigmatism is predicted on the wrong axis, and it is not.
 
     Parameters
     ----------
@@ -129,51 +133,85 @@ def figure_of_set(stacks: StackSet) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Power of the images beside CTF² of the metadata.
+        Three panels.
     """
-    descriptor, table = stacks.descriptor, stacks.table
-    polar = descriptor.polar_grid
-    astigmatism = (table["defocus_u_A"] - table["defocus_v_A"]).abs()
-    mean_defocus = (table["defocus_u_A"] + table["defocus_v_A"]) / 2
-    chosen = np.flatnonzero((astigmatism > 1500) & (mean_defocus.between(9000, 14000)))[:64]
-    power = np.zeros((polar.n_shells, polar.n_inplanes))
-    ctf_squared = np.zeros_like(power)
-    for i in chosen:
-        row = table.iloc[[i]]
-        turn = -round(float(row["defocus_angle_rad"].iloc[0]) / (2 * np.pi) * polar.n_inplanes)
-        ctf = ctf_on_polar_grid(
-            CtfParameters.from_frame(row),
-            polar.radius_shells,
-            polar.theta_shell,
-            descriptor.cartesian_grid.box_size_A,
-        )
-        ctf_squared += np.roll(ctf[0].numpy() ** 2, turn, axis=1)
-        power += np.roll(stacks[int(i)].polar_image.abs().numpy() ** 2, turn, axis=1)
-    return _two_spectra(power, ctf_squared, stacks, len(chosen))
-
-
-def _two_spectra(
-    power: np.ndarray, ctf_squared: np.ndarray, stacks: StackSet, n_images: int
-) -> Figure:
-    descriptor = stacks.descriptor
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    frequency = 2 * descriptor.polar_grid.radius_shells / descriptor.cartesian_grid.box_size_A
-    extent = (0.0, 360.0, 0.0, float(frequency[-1]))
-    left, right = figure.subplots(1, 2, sharey=True)
-    shown = np.log10(power / power.mean(axis=1, keepdims=True).clip(1e-30))
-    for axes, values, title in (
-        (left, shown, f"power of {n_images} polar images (log, each shell about its mean)"),
-        (right, ctf_squared, "CTF² of the same images, from the metadata"),
-    ):
-        axes.pcolormesh(
-            np.linspace(*extent[:2], values.shape[1] + 1),
-            np.concatenate([[0], frequency]),
-            values,
-            cmap="magma",
-            vmin=float(np.percentile(values, 2)),
-            vmax=float(np.percentile(values, 99)),
-        )
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("angle from the axis of defocus U (°)")
-    left.set_ylabel("spatial frequency (1/Å)")
+    row = int((stacks.table["defocus_u_A"] - stacks.table["defocus_v_A"]).abs().argmax())
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.5])
+    _draw_image(left, stacks, row)
+    _draw_polar_image(middle, stacks, row)
+    _draw_power_by_ctf(right, stacks)
     return figure
+
+
+def _draw_image(axes: Axes, stacks: StackSet, row: int) -> None:
+    source = stacks[row]
+    with mrcfile.mmap(source.image_file, permissive=True) as stack:
+        pixels = np.array(stack.data[source.image_index])
+    axes.imshow(pixels, cmap="gray", vmin=np.percentile(pixels, 1), vmax=np.percentile(pixels, 99))
+    axes.set_title(f"particle of row {source.source_row}", fontsize=10)
+    axes.set_xlabel("x (pixels)")
+    axes.set_ylabel("y (pixels)")
+
+
+def _draw_polar_image(axes: Axes, stacks: StackSet, row: int) -> None:
+    polar, grid = stacks.descriptor.polar_grid, stacks.descriptor.cartesian_grid
+    modulus = np.log10(stacks[row].polar_image.abs().numpy() + 1e-12)
+    edges = np.concatenate([[0.0], 2 * polar.radius_shells / grid.box_size_A])
+    axes.pcolormesh(
+        np.linspace(0, 360, polar.n_inplanes + 1),
+        edges,
+        modulus,
+        cmap="magma",
+        vmin=float(np.percentile(modulus, 5)),
+        vmax=float(np.percentile(modulus, 99.8)),
+    )
+    axes.set_title("its polar Fourier image, log |F|", fontsize=10)
+    axes.set_xlabel("θ (°)")
+    axes.set_ylabel("spatial frequency (1/Å)")
+
+
+def _draw_power_by_ctf(axes: Axes, stacks: StackSet) -> None:
+    edges = np.linspace(0, 1, 21)
+    centres = (edges[:-1] + edges[1:]) / 2
+    for swapped, style, label in (
+        (False, "o-", "axes as they are"),
+        (True, "s--", "x and y exchanged"),
+    ):
+        axes.plot(centres, power_by_ctf(stacks, edges, swapped=swapped), style, ms=4, label=label)
+    axes.set_title(f"all {len(stacks)} images against the metadata", fontsize=10)
+    axes.set_xlabel("CTF² that the metadata predicts")
+    axes.set_ylabel("power, relative to its shell")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+
+
+def power_by_ctf(stacks: StackSet, edges: np.ndarray, *, swapped: bool = False) -> np.ndarray:
+    """Mean power of polar images where the metadata predicts certain values of CTF².
+
+    Parameters
+    ----------
+    stacks
+        A converted set.
+    edges
+        Edges of the bins of CTF², (n + 1,).
+    swapped
+        Predict with the x and y axes exchanged.
+
+    Returns
+    -------
+    ndarray
+        (n,): power relative to the mean of all images on the same shell.
+    """
+    polar, box_A = stacks.descriptor.polar_grid, stacks.descriptor.cartesian_grid.box_size_A
+    frequency = 2 * polar.radius_shells / box_A
+    shells = np.flatnonzero((frequency > 1 / 25) & (frequency < 1 / 8))
+    theta = np.pi / 2 - polar.theta_shell if swapped else polar.theta_shell
+    power = torch.cat([images[:, shells].abs().square() for images in stacks])
+    relative = (power / power.mean(dim=(0, 2), keepdim=True)).numpy()
+    ctf = ctf_on_polar_grid(
+        CtfParameters.from_frame(stacks.table), polar.radius_shells[shells], theta, box_A
+    ).numpy()
+    bins = np.digitize(ctf**2, edges[1:-1])
+    totals = np.bincount(bins.ravel(), weights=relative.ravel(), minlength=len(edges) - 1)
+    return totals / np.bincount(bins.ravel(), minlength=len(edges) - 1)

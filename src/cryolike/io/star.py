@@ -175,7 +175,7 @@ class StarBlock:
             sep=_SEPARATOR.decode() if normalised else r"\s+",
             skip_blank_lines=not normalised,
             header=None,
-            names=list(range(len(self.labels))),
+            names=list(range(len(self.labels) + normalised)),
             usecols=wanted,
             index_col=False,
             dtype=dict.fromkeys(texts, object),
@@ -476,7 +476,7 @@ def _only_row(header: _Header) -> _Rows:
     return _Rows(
         n_rows=int(bool(header.labels)),
         is_ascii=all(value.isascii() for value in header.values),
-        normalised=_SEPARATOR.join(header.values),
+        normalised=_separated(header.values),
         bad=_NO_BAD_ROWS,
     )
 
@@ -508,7 +508,7 @@ def _scan_rows_with_quotes(path: Path, header: _Header, stop: int) -> _Rows:
             line += 1
             tokens = _tokens(text)
             if len(tokens) == n_columns:
-                rows.append(_SEPARATOR.join(tokens))
+                rows.append(_separated(tokens))
             elif tokens:
                 bad.append((line, len(tokens), offset))
             offset += len(text) + 1
@@ -576,6 +576,11 @@ def _tokens(text: bytes) -> list[bytes]:
     return found
 
 
+def _separated(values: Iterable[bytes]) -> bytes:
+    """Join values; a last separator keeps a row of one empty value from being a blank line."""
+    return _SEPARATOR.join([*values, b""])
+
+
 def _wrong_count(line: int, count: int, expected: int) -> str:
     return f"line {line:,}: {count:,} {'value' if count == 1 else 'values'}, expected {expected:,}"
 
@@ -617,6 +622,7 @@ def _number(text: str) -> float:
 def _as_text(column: Any, is_ascii: bool) -> np.ndarray:
     values = cast("np.ndarray", column.to_numpy(dtype=object))
     if not is_ascii:
+        values = values.copy()  # pandas gives a view that must not be written
         for i, text in enumerate(values):
             if not text.isascii():
                 values[i] = text.encode("latin-1").decode("utf-8", "surrogateescape")
@@ -699,7 +705,8 @@ def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> Particle
     ParticleTable
         Of kind 'star', rows in order of the file. What is wrong with rows is in its `problems`.
         An image name without '@' means the only image of that file; its `image_index` is −1 until
-        the stack is known to hold one image.
+        the stack is known to hold one image. A name that cannot be read is listed in `problems`,
+        and stands as a whole, with the same index, for the stack.
 
     Raises
     ------
@@ -824,7 +831,7 @@ def _choose_particles(
     if len(candidates) > 1:
         what = "several blocks could hold the particles"
         return candidates, [_ambiguous(path, what, candidates)]
-    return candidates, [*_tomography(path, candidates[0], blocks, indexed=indexed)]
+    return candidates, _tomography(path, candidates[0], blocks, indexed=indexed)
 
 
 def _ambiguous(path: Path, message: str, blocks: list[StarBlock]) -> Problem:
