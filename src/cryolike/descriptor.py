@@ -168,7 +168,7 @@ class ImageDescriptor:
         return replace(self, precision=_parse_precision(precision))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Published keys and plain arrays, as descriptor and stack files hold them.
+        """Collect published keys and plain arrays, as descriptor and stack files hold them.
 
         Returns
         -------
@@ -204,8 +204,8 @@ class ImageDescriptor:
             msg = f"not an image descriptor: no {', '.join(missing)}."
             raise UsageError(msg)
         radius = _optional(arrays, "atom_radii", None)
-        resolution_factor = float(arrays["radius_max"]) * 4 / _one_number(
-            "n_pixels", arrays["n_pixels"]
+        resolution_factor = (
+            float(arrays["radius_max"]) * 4 / _one_number("n_pixels", arrays["n_pixels"])
         )
         return cls(
             cartesian_grid=CartesianGrid2D(

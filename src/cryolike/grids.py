@@ -51,7 +51,7 @@ class CartesianGrid2D:
     @property
     def box_size(self) -> np.ndarray:
         """Edge of the box along x and y, Å, (2,)."""
-        return self.n_pixels * self.pixel_size
+        return np.full(2, self.box_size_A)
 
     @property
     def box_size_A(self) -> float:

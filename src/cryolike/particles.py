@@ -42,7 +42,7 @@ class ParticleTable:
     image_file_index
         Which of `image_files` holds the image.
     image_index
-        0-based number of the image in its stack.
+        0-based number of the image in its stack; −1 where the name has no number.
     defocus_u_A, defocus_v_A
         Defocus along the two principal axes, Å, positive for underfocus.
     defocus_angle_rad
@@ -130,9 +130,10 @@ class ParticleTable:
         return any(a is not None and bool(np.any(a)) for a in angles)
 
     def image_name(self, row: int) -> str:
-        """Name of one image, RELION style: 1-based index, '@', stack."""
+        """Name of one image, RELION style: 1-based index, '@', stack; without index, the stack."""
         stack = self.image_files[int(self.image_file_index[row])]
-        return f"{int(self.image_index[row]) + 1:06d}@{stack}"
+        index = int(self.image_index[row])
+        return stack if index < 0 else f"{index + 1:06d}@{stack}"
 
     def take(self, rows: np.ndarray) -> ParticleTable:
         """Choose rows.
@@ -149,7 +150,7 @@ class ParticleTable:
         """
         position = np.full(len(self), -1, dtype=np.int64)
         position[rows] = np.arange(len(rows))
-        columns = {name: getattr(self, name)[rows] for name in _columns(self)}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _columns(self)}
         used, columns["image_file_index"] = np.unique(
             columns["image_file_index"], return_inverse=True
         )
@@ -184,7 +185,9 @@ def concatenate_tables(tables: Sequence[ParticleTable]) -> ParticleTable:
     """
     first = tables[0]
     shared = set(_columns(first)).intersection(*(_columns(table) for table in tables))
-    columns = {name: np.concatenate([getattr(t, name) for t in tables]) for name in shared}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(t, name) for t in tables]) for name in shared
+    }
     for name, of_files in (
         ("metadata_index", "metadata_files"),
         ("image_file_index", "image_files"),
@@ -199,7 +202,7 @@ def concatenate_tables(tables: Sequence[ParticleTable]) -> ParticleTable:
         problems += [
             p if p.rows is None else replace(p, rows=p.rows + start) for p in table.problems
         ]
-    absent = {name: None for name in _columns(first) if name not in shared}
+    absent: dict[str, Any] = {name: None for name in _columns(first) if name not in shared}
     return replace(
         first,
         **columns,

@@ -50,4 +50,5 @@ def electron_wavelength_A(voltage_kV: T) -> T:
     energy_J = _ELEMENTARY_CHARGE_C * voltage_kV * 1e3
     rest_energy_J = _ELECTRON_MASS_KG * _SPEED_OF_LIGHT_M_S**2
     momentum_squared = 2 * _ELECTRON_MASS_KG * energy_J * (1 + energy_J / (2 * rest_energy_J))
-    return _PLANCK_J_S / np.sqrt(momentum_squared) * 1e10
+    wavelength_A: T = _PLANCK_J_S / momentum_squared**0.5 * 1e10
+    return wavelength_A

@@ -61,8 +61,8 @@ def star(
 ) -> None:
     """Convert the images that a RELION STAR file names.
 
-    Examples:
-
+    Examples
+    --------
         cryolike convert star particles.star -o converted/
 
         cryolike convert star run_data.star -o test/ --random 500 --seed 1 --folder Extract/job012
@@ -104,8 +104,8 @@ def cryosparc(
     Fields that are missing there are looked for in the passthrough files given, or in the one
     beside it.
 
-    Examples:
-
+    Examples
+    --------
         cryolike convert cryosparc J12/cryosparc_P1_J12_004_particles.cs -o converted/
 
         cryolike convert cryosparc J12/particles.cs --passthrough J12/passthrough.cs -o converted/

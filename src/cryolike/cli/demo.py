@@ -37,7 +37,9 @@ def demo(
         overwrite=overwrite,
     )
     summary = result.summary
-    say(f"simulated    {summary.n_rows:,} particles in {summary.n_files} stacks, {result.star_file}")
+    say(
+        f"simulated    {summary.n_rows:,} particles in {summary.n_files} stacks, {result.star_file}"
+    )
     say(f"inspected    {len(summary.optics)} optics groups, {len(summary.problems)} problems")
     warn(summary.warnings)
     say(f"converted    {result.conversion.describe()}")

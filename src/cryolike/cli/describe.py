@@ -61,8 +61,8 @@ def describe(
 ) -> None:
     """Make an image descriptor: the grids that images are converted to, kept in a file.
 
-    Examples:
-
+    Examples
+    --------
         cryolike describe --n-pixels 128 --pixel-size 1.5 -o params.npz
 
         cryolike describe params.npz

@@ -44,8 +44,8 @@ def inspect(
     Reads metadata and stack headers, no images; writes nothing. The exit code is 1 where something
     is wrong.
 
-    Examples:
-
+    Examples
+    --------
         cryolike inspect particles.star
 
         cryolike inspect J12/particles.cs --passthrough J12/passthrough.cs --json

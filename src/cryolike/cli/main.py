@@ -43,9 +43,7 @@ def _options(
     ] = False,
     _version: Annotated[
         bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="Print the version."
-        ),
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
     ] = False,
 ) -> None:
     logging.basicConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -201,14 +202,10 @@ def descriptor_or_none(params: Path | None) -> ImageDescriptor | None:
 def _parse_rows(text: str) -> slice | None:
     if not text:
         return None
-    first, colon, last = text.partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        start, stop = int(first or 0), int(last) if last else None
-        if start < 0 or (stop is not None and stop <= start):
-            raise ValueError
-    except ValueError:
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    start = int(match[1] or 0) if match else 0
+    stop = int(match[2]) if match and match[2] else None
+    if not match or (stop is not None and stop <= start):
         msg = f"--rows {text}: write START:STOP with 0 ≤ START < STOP, such as 0:1000."
-        raise UsageError(msg) from None
+        raise UsageError(msg)
     return slice(start, stop)

@@ -1,4 +1,4 @@
-"""``cryolike verify``: is a converted set whole, unchanged, and what its source says?"""
+"""``cryolike verify``: whether a set is whole, unchanged, and what its source says."""
 
 from __future__ import annotations
 

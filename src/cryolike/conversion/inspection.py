@@ -233,7 +233,9 @@ def _optics(surveyed: Survey) -> tuple[OpticsSummary, ...]:
     )
     columns = (table.voltage_kV, table.spherical_aberration_mm, table.amplitude_contrast)
     values = np.stack([codes, *columns], axis=1)
-    distinct, counts = np.unique(values[np.isfinite(values).all(axis=1)], axis=0, return_counts=True)
+    distinct, counts = np.unique(
+        values[np.isfinite(values).all(axis=1)], axis=0, return_counts=True
+    )
     return tuple(
         OpticsSummary(
             label=str(names[int(code)]),

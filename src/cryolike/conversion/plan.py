@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ class Survey:
     def box_of_row(self) -> np.ndarray:
         """Box of each row's stack, pixels; 0 where it is unknown."""
         boxes = np.array([h.box_px if h else 0 for h in self.headers], dtype=np.int64)
-        return boxes[self.table.image_file_index]
+        return np.asarray(boxes[self.table.image_file_index])
 
     @cached_property
     def header_pixel_size_A(self) -> np.ndarray:
@@ -144,8 +145,9 @@ class Survey:
 
         Writers that do not know the pixel size write exactly 1.
         """
-        sizes = np.array([h.pixel_size_A if h else np.nan for h in self.headers])
-        return np.where(sizes == 1, np.nan, sizes)
+        sizes = np.array([h.pixel_size_A if h else np.nan for h in self.headers], dtype=np.float64)
+        sizes[sizes == 1] = np.nan
+        return sizes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -412,7 +414,9 @@ def _row_notices(surveyed: Survey) -> list[Notice]:
     n_repeated = len(images) - len(np.unique(images, axis=0)) if len(images) else 0
     if n_repeated:
         noted.append(
-            Notice(f"{n_repeated:,} rows repeat an image that another row has; all are kept.", "note")
+            Notice(
+                f"{n_repeated:,} rows repeat an image that another row has; all are kept.", "note"
+            )
         )
     return noted
 
@@ -480,8 +484,8 @@ def _grid_problems(
     if options.pixel_size_A is not None and _differs(options.pixel_size_A * factor, wanted_A):
         problems.append(
             Problem(
-                message=f"pixel_size is {options.pixel_size_A:g} Å, so {options.pixel_size_A * factor:g} Å"
-                f"{after}; the descriptor says {wanted_A:g} Å",
+                message=f"pixel_size is {options.pixel_size_A:g} Å, so "
+                f"{options.pixel_size_A * factor:g} Å{after}; the descriptor says {wanted_A:g} Å",
                 remedy="Make a descriptor with that pixel size, or correct the one given.",
                 kind="usage",
             )
@@ -506,7 +510,11 @@ def _grid_problems(
 
 
 def _stacks_of_box(surveyed: Survey, box: int) -> LazyPlaces:
-    paths = [p for p, h in zip(surveyed.image_paths, surveyed.headers, strict=True) if h and h.box_px == box]
+    paths = [
+        p
+        for p, h in zip(surveyed.image_paths, surveyed.headers, strict=True)
+        if h and h.box_px == box
+    ]
     return LazyPlaces(len(paths), lambda i: f"{paths[i]} ({box}×{box} pixels)")
 
 
@@ -575,7 +583,7 @@ def _cut(table: ParticleTable, options: ConvertOptions) -> tuple[PlannedStack, .
         edges = np.concatenate([[0], changes, [len(table)]])
     ranges = [
         (start, min(start + options.batch_size, int(stop)))
-        for first, stop in zip(edges[:-1], edges[1:], strict=True)
+        for first, stop in pairwise(edges)
         for start in range(int(first), int(stop), options.batch_size)
     ]
     if options.n_stacks_max > 0:

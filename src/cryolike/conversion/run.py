@@ -159,7 +159,7 @@ class ImageConverter:
             The rest.
         """
         dtype, device = self.transform.real_dtype, self.transform.device
-        factor = torch.from_numpy(contrast_factor).to(dtype)
+        factor = torch.tensor(contrast_factor, dtype=dtype)
         span = value_span(images)
         is_finite = torch.isfinite(span)
         pixels = (images.to(dtype) * factor[:, None, None]).to(device)

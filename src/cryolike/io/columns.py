@@ -201,14 +201,14 @@ def build_table(
             file=metadata_file,
             place=place,
         )
-    rows = np.arange(n_rows, dtype=np.int64)
+    quantities: dict[str, Any] = {name: filled(name) for name in (*REQUIRED, *DEFAULTS)}
+    quantities |= {name: columns[name].values for name in _OPTIONAL if name in columns}
     return ParticleTable(
         kind=kind,
         metadata_files=(metadata_file,),
         metadata_index=np.zeros(n_rows, dtype=np.int64),
-        source_row=rows,
-        **{name: filled(name) for name in (*REQUIRED, *DEFAULTS)},
-        **{name: columns[name].values for name in _OPTIONAL if name in columns},
+        source_row=np.arange(n_rows, dtype=np.int64),
+        **quantities,
         pixel_size_A=filled("pixel_size_A"),
         contrast_sign=filled("contrast_sign") if "contrast_sign" in columns else None,
         problems=tuple(found),
@@ -272,9 +272,7 @@ class _Checker:
         if "contrast_sign" in self._columns:
             v = self._columns["contrast_sign"].values
             bad = np.isfinite(v) & (np.abs(v) != 1)
-            found += self._rows(
-                self._columns["contrast_sign"], bad, "is neither 1 nor -1", _SKIP
-            )
+            found += self._rows(self._columns["contrast_sign"], bad, "is neither 1 nor -1", _SKIP)
         return found
 
     def _defocus_unit(self) -> list[Problem]:

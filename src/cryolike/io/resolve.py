@@ -82,7 +82,9 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
             remedy="Correct it, or leave it out to use the paths in the metadata.",
             kind="missing",
         )
-        return ResolvedFiles(paths=(None,) * len(table.image_files), problems=(problem,), notices=())
+        return ResolvedFiles(
+            paths=(None,) * len(table.image_files), problems=(problem,), notices=()
+        )
     names = [_plain(name) for name in table.image_files]
     by_basename: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -93,7 +95,9 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
         notices: list[Notice] = []
     else:
         wanted = [folder / name.lstrip("/") for name in names]
-        notices = [Notice("Stacks of different folders share a name: whole paths are used.", "note")]
+        notices = [
+            Notice("Stacks of different folders share a name: whole paths are used.", "note")
+        ]
     paths = tuple(_existing(path) for path in wanted)
     if clashes and any(path is None for path in paths):
         problem = Problem(

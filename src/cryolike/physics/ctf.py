@@ -227,7 +227,7 @@ def ctf_on_polar_grid(
         Shape (n_images, n_shells, n_inplanes).
     """
     radius = torch.tensor(radius_shells, dtype=torch.float64, device=device)
-    theta = torch.as_tensor(theta_shell, dtype=torch.float64, device=device)
+    theta = torch.tensor(theta_shell, dtype=torch.float64, device=device)
     frequency_per_A = 2 * radius / box_size_A
     return contrast_transfer_function(
         parameters, frequency_per_A[:, None], theta[None, :], dtype=dtype

@@ -159,9 +159,7 @@ class PolarTransform:
         """FFT of the padded images at ky ≥ 0 and a margin around: (rows, side, n_images)."""
         side, n, origin = self._side, self.pixels.side_px, self.pixels.side_px // 2
         prepared = (images * self._preweight).permute(1, 2, 0)
-        columns = torch.zeros(
-            (side, n, images.shape[0]), dtype=self.real_dtype, device=self.device
-        )
+        columns = torch.zeros((side, n, images.shape[0]), dtype=self.real_dtype, device=self.device)
         columns[: n - origin], columns[side - origin :] = prepared[origin:], prepared[:origin]
         partial = torch.fft.rfft(columns, dim=0)
         n_half = partial.shape[0]
@@ -254,4 +252,5 @@ def integrated_power(
     parts = torch.view_as_real(polar_images).flatten(-2)
     shell_norms = torch.linalg.vector_norm(parts, dim=-1).to(torch.float64)
     weights = torch.as_tensor(polar.point_weight_shells, device=polar_images.device)
-    return shell_norms.square() @ weights
+    power: Tensor = shell_norms.square() @ weights
+    return power

@@ -53,7 +53,9 @@ def check_downsampling(box_px: int, factor: int, kind: str) -> None:
         raise UsageError(msg)
     if box_px % factor:
         divisors = ", ".join(str(d) for d in range(1, box_px // 2 + 1) if box_px % d == 0)
-        msg = f"downsample_factor {factor} does not divide the box of {box_px}; these do: {divisors}."
+        msg = (
+            f"downsample_factor {factor} does not divide the box of {box_px}; these do: {divisors}."
+        )
         raise UsageError(msg)
 
 
@@ -82,7 +84,8 @@ def downsample(
     if kind == "fourier":
         return _crop_in_fourier_space(images, images.shape[-1] // factor)
     pool = avg_pool2d if kind == "mean" else max_pool2d
-    return pool(images[:, None], factor)[:, 0]
+    pooled: Tensor = pool(images[:, None], factor)
+    return pooled[:, 0]
 
 
 def _crop_in_fourier_space(images: Tensor, smaller: int) -> Tensor:
@@ -161,7 +164,8 @@ def is_blank(
 def value_span(images: Float[Tensor, "n_images side side"]) -> Float[Tensor, " n_images"]:
     """Largest minus smallest value of each image; NaN where an image holds NaN."""
     low, high = torch.aminmax(images.flatten(1), dim=1)
-    return high - low
+    span: Tensor = high - low
+    return span
 
 
 def central_disc_contrast(

@@ -35,7 +35,7 @@ class OutputLayout:
 
     @staticmethod
     def metadata_name(stack: int) -> str:
-        """What is known of each image of a stack."""
+        """Metadata of each image of a stack."""
         return f"{_STACK}{stack:06d}.npz"
 
     @staticmethod

@@ -70,7 +70,9 @@ class InputRecord:
     def of_path(cls, path: str | Path) -> Self:
         """Record a file as it is now."""
         state = Path(path).stat()
-        return cls(path=str(Path(path).absolute()), n_bytes=state.st_size, mtime_ns=state.st_mtime_ns)
+        return cls(
+            path=str(Path(path).absolute()), n_bytes=state.st_size, mtime_ns=state.st_mtime_ns
+        )
 
     def change(self) -> str:
         """Say how the file differs from its record; empty where it does not."""

@@ -93,9 +93,7 @@ class StackSet:
 
     def metadata(self, i_stack: int) -> dict[str, np.ndarray]:
         """Everything stored about one stack, by its key in the file."""
-        return read_arrays(
-            self.layout.path(self.layout.metadata_name(self._stacks[i_stack].index))
-        )
+        return read_arrays(self.layout.path(self.layout.metadata_name(self._stacks[i_stack].index)))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Iterate over the stacks' images."""

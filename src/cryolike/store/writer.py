@@ -18,9 +18,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import numpy as np
 import torch
@@ -224,11 +225,13 @@ class RunFolder:
         files = []
         if len(content.images):
             files = [
-                self._write_file(names[0], lambda file: torch.save(content.images, file)),
+                self._write_file(
+                    names[0], lambda file: torch.save(content.images, cast("IO[bytes]", file))
+                ),
                 self._write_file(names[1], lambda file: write_arrays(file, content.metadata)),
             ]
             files += [
-                self._write_file(name, lambda file, data=data: file.write(data))
+                self._write_file(name, partial(_write_bytes, data=data))
                 for name, data in content.plots.items()
             ]
         record = StackRecord(
@@ -325,6 +328,10 @@ class _HashingFile(io.RawIOBase):
         return len(view)
 
 
+def _write_bytes(file: _HashingFile, data: bytes) -> None:
+    file.write(data)
+
+
 def write_arrays(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a ``.npz`` whose bytes depend on its content only.
 
@@ -357,7 +364,9 @@ def check_free_space(folder: Path, n_bytes: int) -> None:
     OutputError
         Where less is free.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
     free = shutil.disk_usage(existing).free
     if n_bytes > free:
         msg = (
