@@ -32,7 +32,7 @@ from cryolike.store import StackSet, open_stacks
 
 __all__ = ["DemoResult", "run_demo"]
 
-ProgressBars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+ProgressBars = Callable[..., AbstractContextManager[Callable[[int, int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def run_demo(
     folder
         Where everything goes.
     progress
-        Makes a progress bar for a title.
+        Makes a progress bar, as `cryolike.progress.progress_bar` does.
     n_images, n_pixels
         Size of the set.
     overwrite
@@ -105,7 +105,7 @@ def run_demo(
     plan = plan_conversion(read_star(star_file))
     with progress("converting") as bar:
         conversion = convert(plan, folder / "converted", progress=bar)
-    with progress("verifying") as bar:
+    with progress("verifying", unit="files") as bar:
         verification = verify(folder / "converted", progress=bar)
     picture = folder / "demo.png"
     picture.write_bytes(png_bytes(figure_of_set(open_stacks(folder / "converted"))))

@@ -49,6 +49,9 @@ __all__ = [
 N_EXAMPLES = 10
 """How many rows, files or images a message names before it only counts."""
 
+N_PROBLEMS = 50
+"""How many problems an error prints; its `problems` holds all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -205,8 +208,11 @@ class CryoLikeError(Exception):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        listed = "\n".join(f"{i}. {problem}" for i, problem in enumerate(self.problems, 1))
-        return f"{len(self.problems)} problems:\n{listed}"
+        shown = self.problems[:N_PROBLEMS]
+        lines = [f"{i}. {problem}" for i, problem in enumerate(shown, 1)]
+        if len(self.problems) > len(shown):
+            lines.append(f"… and {len(self.problems) - len(shown):,} more problems")
+        return "\n".join([f"{len(self.problems):,} problems:", *lines])
 
 
 class UsageError(CryoLikeError, ValueError):

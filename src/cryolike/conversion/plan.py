@@ -6,7 +6,7 @@ anything. Making one reads the headers of all stacks and reports everything wron
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -390,10 +390,14 @@ def _index_problems(table: ParticleTable, n_of_row: np.ndarray) -> list[Problem]
 
 def _header_notices(headers: Iterable[StackHeader | None]) -> list[Notice]:
     """One notice for each kind of oddity, with the number of stacks that have it."""
-    counts = Counter(notice for header in headers if header for notice in header.notices)
+    of_kind: defaultdict[str, list[Notice]] = defaultdict(list)
+    for header in headers:
+        for notice in header.notices if header else ():
+            # What follows the colon are figures of the one stack
+            of_kind[notice.message.partition(":")[0]].append(notice)
     return [
-        Notice(f"{n:,} stack{'s' if n > 1 else ''}: {notice.message}", notice.level)
-        for notice, n in counts.items()
+        Notice(f"{len(same):,} stack{'s' * (len(same) > 1)}: {same[0].message}", same[0].level)
+        for same in of_kind.values()
     ]
 
 
@@ -410,9 +414,9 @@ def _row_notices(surveyed: Survey) -> list[Notice]:
                     f"{len(table):,} rows: the stacks count."
                 )
             )
-    images = np.stack([table.image_file_index, table.image_index], axis=1)
-    n_repeated = len(images) - len(np.unique(images, axis=0)) if len(images) else 0
-    if n_repeated:
+    per_file = table.image_index.max(initial=0) + 1
+    distinct = np.unique(table.image_file_index * per_file + table.image_index)
+    if n_repeated := len(table) - len(distinct):
         noted.append(
             Notice(
                 f"{n_repeated:,} rows repeat an image that another row has; all are kept.", "note"
@@ -525,10 +529,14 @@ def _pixel_size_notices(
     of_header = surveyed.header_pixel_size_A
     known = np.isfinite(of_header)
     noted = []
-    unknown_rows = int(np.isnan(surveyed.table.pixel_size_A).sum())
-    if unknown_rows and options.pixel_size_A is None and not known.any():
+    is_untold = bool(np.isnan(surveyed.table.pixel_size_A).any()) and options.pixel_size_A is None
+    if is_untold and not known.any():
         noted.append(
             Notice(f"No file gives the pixel size: the descriptor's, {used_A:g} Å, is used.")
+        )
+    elif is_untold:
+        noted.append(
+            Notice("The metadata gives no pixel size: that of the stacks' headers counts.", "note")
         )
     other = known & _differs(np.where(known, of_header, used_A), used_A)
     if other.any():

@@ -185,7 +185,13 @@ def _missing(
     where: str,
     hint: str,
 ) -> tuple[Problem, ...]:
-    missing = [i for i, path in enumerate(paths) if path is None]
+    # The readers report names such as '0@x.mrcs', of which no file can be made out
+    unreadable = set(table.image_file_index[table.image_index < 0].tolist())
+    missing = [
+        i
+        for i, path in enumerate(paths)
+        if path is None and not (i in unreadable and "@" in table.image_files[i])
+    ]
     if not missing:
         return ()
     is_missing = np.zeros(len(paths), dtype=bool)

@@ -96,7 +96,8 @@ def _crop_in_fourier_space(images: Tensor, smaller: int) -> Tensor:
     cropped = torch.fft.ifftshift(spectrum[:, kept, kept], (1, 2))
     # The real part averages the Nyquist terms of an even box with their conjugates
     result = torch.fft.fftshift(torch.fft.ifft2(cropped), (1, 2)).real
-    return result * (smaller / larger) ** 2
+    scaled: Tensor = result * (smaller / larger) ** 2
+    return scaled
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -106,6 +106,7 @@ class RunFolder:
         self._header, self._skip_exist, self._overwrite = header, skip_exist, overwrite
         self._lock: IO[str] | None = None
         self._made_folder = False
+        self._is_prepared = False
         self.records: dict[int, StackRecord] = {}
         """Complete stacks by counter, those of earlier runs included."""
 
@@ -121,6 +122,7 @@ class RunFolder:
         except BaseException:
             self._release()
             raise
+        self._is_prepared = True
         return self
 
     def __exit__(
@@ -171,8 +173,15 @@ class RunFolder:
             manifest = Manifest.load(self.layout.manifest)
             return manifest.header, manifest.stacks
         if self.layout.wip_header.exists():
-            header = RunHeader.from_dict(json.loads(self.layout.wip_header.read_text()))
-            return header, tuple(_read_journal(self.layout.wip_journal))
+            try:
+                header = RunHeader.from_dict(json.loads(self.layout.wip_header.read_text()))
+                return header, tuple(_read_journal(self.layout.wip_journal))
+            except (ValueError, KeyError, TypeError) as error:
+                msg = (
+                    f"{self.layout.wip} is damaged ({error}), so the run cannot be resumed. Use "
+                    "--overwrite, or another folder."
+                )
+                raise OutputExistsError(msg) from error
         if present := self.layout.results_present():
             msg = (
                 f"{self.layout.folder} holds {present[0].name} and others, but no record of the "
@@ -295,13 +304,15 @@ class RunFolder:
     def _release(self) -> None:
         """Unlock; leave no trace of a run that finished or wrote nothing."""
         try:
-            if self.layout.manifest.exists() or not self.records:
+            if self._is_prepared and (self.layout.manifest.exists() or not self.records):
                 self._clear_wip()
-                self.layout.wip_lock.unlink(missing_ok=True)
-                self.layout.wip.rmdir()
                 self.layout.remove_empty_folders()
-                if self._made_folder and not any(self.layout.folder.iterdir()):
-                    self.layout.folder.rmdir()
+            # What an earlier, interrupted run left in there is not ours to remove
+            if [path for path in self.layout.wip.iterdir()] == [self.layout.wip_lock]:
+                self.layout.wip_lock.unlink()
+                self.layout.wip.rmdir()
+            if self._made_folder and not any(self.layout.folder.iterdir()):
+                self.layout.folder.rmdir()
         finally:
             if self._lock is not None:
                 self._lock.close()
