@@ -534,11 +534,11 @@ def _pixel_size_notices(
         noted.append(
             Notice(f"No file gives the pixel size: the descriptor's, {used_A:g} Å, is used.")
         )
-    elif is_untold:
+    other = known & _differs(np.where(known, of_header, used_A), used_A)
+    if is_untold and known.any() and not other.any():
         noted.append(
             Notice("The metadata gives no pixel size: that of the stacks' headers counts.", "note")
         )
-    other = known & _differs(np.where(known, of_header, used_A), used_A)
     if other.any():
         values = ", ".join(f"{size:g}" for size in np.unique(of_header[other])[:5])
         noted.append(

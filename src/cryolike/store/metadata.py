@@ -101,8 +101,8 @@ def arrays_of_stack(
     arrays["idxs"] = table.image_index
     arrays["n_images"] = np.array(n_images)
     if table.kind == "paired":
-        arrays["stack_start"] = table.image_index.min()
-        arrays["stack_end"] = table.image_index.max() + 1
+        arrays["stack_start"] = np.array(table.image_index.min())
+        arrays["stack_end"] = np.array(table.image_index.max() + 1)
     arrays["metadata_files"] = np.array(table.metadata_files, dtype=np.str_)
     arrays["metadata_index"] = table.metadata_index
     arrays["source_row"] = table.source_row
@@ -143,4 +143,4 @@ def frame_of_arrays(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 def _one_if_equal(column: np.ndarray) -> np.ndarray:
     """One number where a column is the same for all images."""
-    return column[0] if column.size and bool(np.all(column == column[0])) else column
+    return np.array(column[0]) if column.size and bool(np.all(column == column[0])) else column

@@ -308,7 +308,7 @@ class RunFolder:
                 self._clear_wip()
                 self.layout.remove_empty_folders()
             # What an earlier, interrupted run left in there is not ours to remove
-            if [path for path in self.layout.wip.iterdir()] == [self.layout.wip_lock]:
+            if list(self.layout.wip.iterdir()) == [self.layout.wip_lock]:
                 self.layout.wip_lock.unlink()
                 self.layout.wip.rmdir()
             if self._made_folder and not any(self.layout.folder.iterdir()):
