@@ -25,7 +25,8 @@ from cryolike.conversion import (
 )
 from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import CryoLikeError, CryoLikeWarning
-from cryolike.io.cryosparc import read_cryosparc, read_job
+from cryolike.io.cryosparc import read_cryosparc
+from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.read import read_particles
 from cryolike.io.star import read_star

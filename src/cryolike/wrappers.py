@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cryolike.conversion import ConversionReport, ConvertOptions, convert, plan_conversion
 from cryolike.descriptor import ImageDescriptor, load_descriptor, one_pixel_size
 from cryolike.errors import CryoLikeWarning
-from cryolike.io.cryosparc import read_cryosparc, read_job
+from cryolike.io.cryosparc import read_cryosparc
+from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.star import read_star
 from cryolike.particles import ParticleTable
 from cryolike.physics.preprocess import DownsampleType
 from cryolike.progress import progress_bar
+from cryolike.store.writer import refuse_existing_results
 
 __all__ = [
     "convert_particle_stacks_from_cryosparc_job_directory",
@@ -84,14 +86,13 @@ def convert_particle_stacks_from_paired_star_and_mrc_files(
     CryoLikeError
         Everything that is wrong, in one error.
     """
-    table = read_pairs(
-        star_file_list,
-        particle_file_list,
-        defocus_angle_is_degree=defocus_angle_is_degree,
-        phase_shift_is_degree=phase_shift_is_degree,
-    )
     return _convert(
-        table,
+        lambda: read_pairs(
+            star_file_list,
+            particle_file_list,
+            defocus_angle_is_degree=defocus_angle_is_degree,
+            phase_shift_is_degree=phase_shift_is_degree,
+        ),
         params_input,
         folder_output,
         pixel_size,
@@ -147,7 +148,7 @@ def convert_particle_stacks_from_indexed_star_file(
         Everything that is wrong, in one error.
     """
     return _convert(
-        read_star(star_file),
+        lambda: read_star(star_file),
         params_input,
         folder_output,
         pixel_size,
@@ -206,7 +207,7 @@ def convert_particle_stacks_from_indexed_cryosparc_file(
         Everything that is wrong, in one error.
     """
     return _convert(
-        read_cryosparc(file_cs),
+        lambda: read_cryosparc(file_cs),
         params_input,
         folder_output,
         pixel_size,
@@ -266,7 +267,7 @@ def convert_particle_stacks_from_cryosparc_job_directory(
         Everything that is wrong, in one error.
     """
     return _convert(
-        read_job(folder_cryosparc, job_number),
+        lambda: read_job(folder_cryosparc, job_number),
         params_input,
         folder_output,
         pixel_size,
@@ -282,7 +283,7 @@ def convert_particle_stacks_from_cryosparc_job_directory(
 
 
 def _convert(
-    table: ParticleTable,
+    read: Callable[[], ParticleTable],
     params_input: Params,
     folder_output: str | Path,
     pixel_size: float | Sequence[float] | None,
@@ -292,9 +293,11 @@ def _convert(
     device: str = "cpu",
     **options: Any,
 ) -> ConversionReport:
-    """Plan and convert, with warnings as warnings and a progress bar on a terminal."""
+    """Read, plan and convert, with warnings as warnings and a progress bar on a terminal."""
+    if not (skip_exist or overwrite):
+        refuse_existing_results(Path(folder_output))
     plan = plan_conversion(
-        table,
+        read(),
         load_descriptor(params_input),
         ConvertOptions(
             pixel_size_A=None if pixel_size is None else one_pixel_size(pixel_size), **options

@@ -17,11 +17,13 @@ from cryolike.conversion import (
     convert,
     plan_conversion,
 )
-from cryolike.io.cryosparc import read_cryosparc, read_job
+from cryolike.io.cryosparc import read_cryosparc
+from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.star import read_star
 from cryolike.particles import ParticleTable
 from cryolike.progress import progress_bar
+from cryolike.store.writer import refuse_existing_results
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -208,6 +210,8 @@ def paired(
 
 def _convert(read: Callable[[], ParticleTable], given: dict[str, Any]) -> None:
     """Read, plan, convert and report, with the options of a command."""
+    if not (given["dry_run"] or given["resume"] or given["overwrite"]):
+        refuse_existing_results(given["output"])
     table = opt.chosen_rows(
         read(), given["rows"], given["random"], given["seed"], given["class_label"]
     )

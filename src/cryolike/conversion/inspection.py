@@ -12,10 +12,11 @@ import numpy as np
 
 from cryolike.conversion.plan import Survey, survey
 from cryolike.errors import Notice, UsageError
-from cryolike.io.cryosparc import read_job
+from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.read import read_particles
-from cryolike.io.star import read_star_blocks, read_star_without_names
+from cryolike.io.star import read_star_without_names
+from cryolike.io.star_blocks import read_star_blocks
 from cryolike.units import deg_from_rad
 
 __all__ = ["OpticsSummary", "SetSummary", "inspect_particles", "summarise"]

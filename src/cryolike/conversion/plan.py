@@ -27,7 +27,7 @@ from cryolike.errors import (
     UsageError,
     raise_problems,
 )
-from cryolike.io.mrc import StackHeader, read_stack_header
+from cryolike.io.mrc_header import StackHeader, read_stack_header
 from cryolike.io.resolve import resolve_image_files
 from cryolike.particles import ParticleTable
 from cryolike.physics.preprocess import DownsampleType, check_downsampling
@@ -89,6 +89,8 @@ class ConvertOptions:
         faults = []
         if self.batch_size < 1:
             faults.append(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if self.downsample_factor < 1:
+            faults.append(f"downsample_factor is {self.downsample_factor}; it must be at least 1.")
         if self.pixel_size_A is not None and not 0 < self.pixel_size_A < np.inf:
             faults.append(f"pixel_size is {self.pixel_size_A}; it must be a positive number of Å.")
         for name, allowed in (

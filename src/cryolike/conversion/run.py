@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,13 @@ from cryolike.physics.preprocess import (
 )
 from cryolike.plot import N_SHOWN, stack_plots
 from cryolike.store.layout import OutputLayout
-from cryolike.store.manifest import InputRecord, RunHeader, StackRecord, ranges_of_rows
+from cryolike.store.manifest import (
+    InputRecord,
+    RunHeader,
+    StackRecord,
+    checksum_of_rows,
+    ranges_of_rows,
+)
 from cryolike.store.metadata import ImageStatistics, arrays_of_stack
 from cryolike.store.writer import RunFolder, StackContent, check_free_space
 
@@ -37,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 64 * 2**20
 """Images read at once: enough for long runs of a file, small beside a stack."""
+
+_IMAGES_AT_ONCE = 64
 
 _N_SAMPLE = 100
 """Images looked at to tell whether protein is dark."""
@@ -292,7 +303,11 @@ class _Pipeline:
         n_done = self._plan.n_images - sum(stack.stop - stack.start for stack in todo)
         self._report(n_done)
         chunks = list(self._chunks(todo))
-        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+        with (
+            ThreadPoolExecutor(1) as reading,
+            ThreadPoolExecutor(1) as writing,
+            _workers(self._converter.transform.device) as working,
+        ):
             ahead = reading.submit(self._read, chunks[0]) if chunks else None
             behind: Future[StackRecord] | None = None
             parts: list[ConvertedBatch] = []
@@ -304,14 +319,7 @@ class _Pipeline:
                 if chunk.start == chunk.stack.start:
                     polar_images = self._new_stack(chunk.stack)
                     parts = []
-                within = slice(chunk.start - chunk.stack.start, chunk.stop - chunk.stack.start)
-                parts.append(
-                    self._converter(
-                        torch.from_numpy(images),
-                        self._factor[chunk.start : chunk.stop],
-                        polar_images[within],
-                    )
-                )
+                parts += self._converted(chunk, images, polar_images, working)
                 n_done += chunk.stop - chunk.start
                 if chunk.ends_stack:
                     content = self._content(chunk.stack, parts, polar_images)
@@ -321,6 +329,26 @@ class _Pipeline:
                 self._report(n_done)
             if behind is not None:
                 behind.result()
+
+    def _converted(
+        self,
+        chunk: _Chunk,
+        images: np.ndarray,
+        polar_images: torch.Tensor,
+        working: ThreadPoolExecutor,
+    ) -> list[ConvertedBatch]:
+        """Convert a chunk, few images at a time so that they stay in the processor's cache."""
+        offset = chunk.start - chunk.stack.start
+
+        def convert_few(start: int) -> ConvertedBatch:
+            stop = min(start + _IMAGES_AT_ONCE, len(images))
+            return self._converter(
+                torch.from_numpy(images[start:stop]),
+                self._factor[chunk.start + start : chunk.start + stop],
+                polar_images[offset + start : offset + stop],
+            )
+
+        return list(working.map(convert_few, range(0, len(images), _IMAGES_AT_ONCE)))
 
     def _report(self, n_done: int) -> None:
         if self._progress is not None:
@@ -405,6 +433,23 @@ class _Pipeline:
         )
 
 
+@contextmanager
+def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Make a thread for each core we may use, in each of which PyTorch uses one.
+
+    Threads of PyTorch's own wait for each other at every step, which is slow as soon as anything
+    else, such as our reading and writing, wants a core.
+    """
+    n_workers = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
+    n_before = torch.get_num_threads()
+    set_one = partial(torch.set_num_threads, 1)
+    try:
+        with ThreadPoolExecutor(n_workers, initializer=set_one) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_before)
+
+
 def read_rows(plan: ConversionPlan, reader: StackReader, rows: np.ndarray) -> np.ndarray:
     """Read the images of some rows, each file once and in its own order.
 
@@ -482,6 +527,7 @@ def _run_header(plan: ConversionPlan) -> RunHeader:
         options=asdict(plan.options),
         descriptor={key: value.tolist() for key, value in arrays.items()},
         n_rows=plan.n_rows_in,
+        rows=checksum_of_rows(plan.table.metadata_index, plan.table.source_row),
         n_stacks=len(plan.stacks),
         inputs=tuple(InputRecord.of_path(path) for path in plan.input_paths),
     )
@@ -496,9 +542,11 @@ def _refuse_overwriting_sources(plan: ConversionPlan, layout: OutputLayout) -> N
             layout.metadata_name(stack.index),
             *layout.plot_names(stack.index),
         ]
-    clash = [name for name in names if layout.path(name).resolve() in sources]
+    # Results of an earlier run would be removed, so none of them may be a source either
+    ours = [*map(layout.path, names), *layout.results_present()]
+    clash = [path for path in ours if path.resolve() in sources]
     if clash:
-        msg = f"{layout.path(clash[0])} is a source file. Choose another output folder."
+        msg = f"{clash[0]} is a source file. Choose another output folder."
         raise OutputError(msg)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +159,8 @@ def _source_faults(stacks: StackSet, n_sample: int, seed: int) -> tuple[list[str
     """Compare with metadata and images read anew."""
     header = stacks.manifest.header
     stored = stacks.table
+    if stored.empty:
+        return [], 0
     listed = [rows_of_ranges(stack.rows) for stack in stacks.stack_records]
     rows = np.concatenate(listed) if listed else np.empty((0, 2), dtype=np.int64)
     if not np.array_equal(rows[:, 1], stored["source_row"].to_numpy()):
@@ -174,12 +176,22 @@ def _source_faults(stacks: StackSet, n_sample: int, seed: int) -> tuple[list[str
         for name in _CTF_COLUMNS
         if (n := int((getattr(table, name)[positions] != stored[name].to_numpy()).sum()))
     ]
-    chosen = np.random.default_rng(seed).choice(
-        len(stored), size=min(n_sample, len(stored)), replace=False
+    chosen = np.sort(
+        np.random.default_rng(seed).choice(
+            len(stored), size=min(n_sample, len(stored)), replace=False
+        )
     )
-    options = ConvertOptions(**header.options)
-    plan = plan_conversion(table.take(positions[np.sort(chosen)]), stacks.descriptor, options)
-    return faults + _recomputed_faults(stacks, np.sort(chosen), plan), len(chosen)
+    # Where each image was found then: names in metadata can depend on the working directory
+    files, file_index = np.unique(stored["image_file"].iloc[chosen], return_inverse=True)
+    table = replace(
+        table.take(positions[chosen]), image_files=tuple(files), image_file_index=file_index
+    )
+    options = replace(ConvertOptions(**header.options), folder="")
+    try:
+        plan = plan_conversion(table, stacks.descriptor, options)
+    except CryoLikeError as error:
+        return [*faults, f"the source does not fit any more: {error}"], 0
+    return faults + _recomputed_faults(stacks, chosen, plan), len(chosen)
 
 
 def _recomputed_faults(stacks: StackSet, chosen: np.ndarray, plan: ConversionPlan) -> list[str]:

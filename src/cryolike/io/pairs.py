@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryolike.errors import CryoLikeError, Problem, UsageError, raise_problems
-from cryolike.io.mrc import read_stack_header
+from cryolike.io.mrc_header import read_stack_header
 from cryolike.io.star import read_star_without_names
 from cryolike.particles import ParticleTable, concatenate_tables
 

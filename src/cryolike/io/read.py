@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cryolike.errors import UsageError
-from cryolike.io.cryosparc import read_cryosparc, read_job
+from cryolike.io.cryosparc import read_cryosparc
+from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.star import read_star
 from cryolike.particles import InputKind, ParticleTable

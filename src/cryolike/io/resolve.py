@@ -62,13 +62,17 @@ def resolve_image_files(table: ParticleTable, folder: str | Path = "") -> Resolv
 
 def _existing(path: Path) -> Path | None:
     """Return the file, or its twin with .mrc for .mrcs or the reverse."""
+    if _is_file(path):
+        return path
+    twin = path.with_suffix(_MRC_TWIN[path.suffix]) if path.suffix in _MRC_TWIN else path
+    return twin if _is_file(twin) else None
+
+
+def _is_file(path: Path) -> bool:
     try:
-        if path.is_file():
-            return path
-        twin = path.with_suffix(_MRC_TWIN.get(path.suffix, path.suffix))
-        return twin if twin.is_file() else None
+        return path.is_file()
     except (OSError, ValueError):  # a name too long, or one that holds NUL
-        return None
+        return False
 
 
 def _plain(name: str) -> str:
@@ -122,8 +126,10 @@ def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
     for name in table.image_files:
         # cryoSPARC marks exported files, which lie beside their .cs, with '>'
         order = [*bases[1:], bases[0]] if name.startswith(">") else bases
+        places = [(base, base / _plain(name)) for base in order]
         hit = next(
-            ((base, path) for base in order if (path := _existing(base / _plain(name)))), None
+            (place for place in places if _is_file(place[1])),
+            next(((base, twin) for base, path in places if (twin := _existing(path))), None),
         )
         wanted.append((hit[0] if hit else order[0]) / _plain(name))
         paths.append(hit[1] if hit else None)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ class _Kernel:
 
 
 class PolarTransform:
-    """Polar Fourier transform of real images on fixed grids.
+    """Polar Fourier transform of real images on fixed grids; several threads may share one.
 
     F(k, θ) = (4π/N) Σ_xy I[y, x] exp(−2πi (2k/N) (x cos θ + y sin θ)), with x and y counted from
     the origin pixel floor(N/2).
@@ -100,6 +99,9 @@ class PolarTransform:
         # Where θ + π is on the grid too, half of the angles are enough.
         self._has_opposites = polar.n_inplanes % 2 == 0
         self._n_angles = polar.n_inplanes // 2 if self._has_opposites else polar.n_inplanes
+        self._negated_columns = torch.from_numpy(-np.arange(self._side) % self._side).to(device)
+        self._preweight = self._make_preweight()
+        self._matrix = self._make_matrix()
 
     @classmethod
     def of_descriptor(
@@ -173,19 +175,13 @@ class PolarTransform:
         above = full[n_half - 1 - margin : n_half - 1].flip(0)[:, flip].conj()
         return torch.cat([below, full, above])
 
-    @cached_property
-    def _negated_columns(self) -> Tensor:
-        return torch.from_numpy(-np.arange(self._side) % self._side).to(self.device)
-
-    @cached_property
-    def _preweight(self) -> Tensor:
+    def _make_preweight(self) -> Tensor:
         """4π/N over the transform of the kernel, so that interpolation is exact for each pixel."""
         transform = self._kernel.transform(self.pixels.offsets_px / self._side)
         weight = 4 * np.pi / self.pixels.side_px / np.outer(transform, transform)
         return torch.from_numpy(weight).to(device=self.device, dtype=self.real_dtype)
 
-    @cached_property
-    def _matrix(self) -> Tensor:
+    def _make_matrix(self) -> Tensor:
         """Interpolation from the padded transform to the polar points, sparse."""
         theta = self.polar.theta_shell[: self._n_angles] % np.pi
         scale = 2 * self.polar.radius_shells[:, None] * self._side / self.pixels.side_px

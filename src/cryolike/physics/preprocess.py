@@ -131,7 +131,10 @@ def normalise(images: Float[Tensor, "n_images side side"]) -> NormalisedImages:
         In the precision of the input, statistics in float64.
     """
     mean = images.mean(dim=(1, 2), dtype=torch.float64)
-    centred = images - mean.to(images.dtype)[:, None, None]
+    rounded = mean.to(images.dtype)
+    centred = images - rounded[:, None, None]
+    # In single precision a mean far above the contrast is rounded by a part of the contrast
+    centred -= (mean - rounded).to(images.dtype)[:, None, None]
     low, high = torch.aminmax(centred.flatten(1), dim=1)
     largest = torch.maximum(high, -low)
     return NormalisedImages(

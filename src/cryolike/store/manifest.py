@@ -21,6 +21,7 @@ __all__ = [
     "RunHeader",
     "StackRecord",
     "checksum_of_file",
+    "checksum_of_rows",
     "ranges_of_rows",
     "rows_of_ranges",
 ]
@@ -141,6 +142,8 @@ class RunHeader:
         Grids and precision.
     n_rows
         Rows chosen, before any was skipped.
+    rows
+        Checksum of which rows these are, in order, without those skipped.
     n_stacks
         Stacks the run makes.
     inputs
@@ -153,6 +156,7 @@ class RunHeader:
     options: Mapping[str, Any]
     descriptor: Mapping[str, Any]
     n_rows: int
+    rows: str
     n_stacks: int
     inputs: tuple[InputRecord, ...]
 
@@ -167,9 +171,15 @@ class RunHeader:
         return canonical_json(asdict(self))
 
     def differences(self, other: RunHeader) -> list[str]:
-        """Say how what was asked for differs from another run; inputs aside."""
+        """Say how what was asked for differs from an earlier run; inputs aside.
+
+        To skip unusable images now is no difference: a run that stops at them has written only
+        stacks without any.
+        """
         found = []
         ours, theirs = json.loads(self.to_json()), json.loads(other.to_json())
+        if ours["options"].get("on_bad_image") == "skip":
+            theirs["options"]["on_bad_image"] = "skip"
         for group in ("program", "kind", "reader_arguments", "options", "descriptor", "n_rows"):
             a, b = ours[group], theirs[group]
             if not isinstance(a, dict) or not isinstance(b, dict):
@@ -179,6 +189,8 @@ class RunHeader:
                 for key in sorted(a.keys() | b.keys())
                 if a.get(key) != b.get(key)
             ]
+        if not found and ours["rows"] != theirs["rows"]:
+            found.append("other rows were chosen")
         return found
 
 
@@ -232,7 +244,7 @@ class Manifest:
         except OSError as error:
             msg = f"{path} cannot be read ({error.strerror})."
             raise IncompleteOutputError(msg) from error
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             msg = f"{path} is damaged ({error}). Convert again."
             raise IncompleteOutputError(msg) from error
         if version != FORMAT_VERSION:
@@ -282,6 +294,12 @@ def checksum_of_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def checksum_of_rows(metadata_index: np.ndarray, source_row: np.ndarray) -> str:
+    """Checksum of rows and their order; both (n,)."""
+    rows = np.stack([metadata_index, source_row], axis=1).astype("<i8")
+    return xxhash.xxh3_128_hexdigest(rows.tobytes())
 
 
 def ranges_of_rows(

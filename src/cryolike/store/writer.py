@@ -38,7 +38,7 @@ from cryolike.store.manifest import (
     checksum_of_file,
 )
 
-__all__ = ["Reject", "RunFolder", "StackContent", "check_free_space"]
+__all__ = ["Reject", "RunFolder", "StackContent", "check_free_space", "refuse_existing_results"]
 
 Reject = tuple[int, int, str, str]
 """A row left out: (metadata file, source row, image name, reason)."""
@@ -105,24 +105,23 @@ class RunFolder:
         self.layout = OutputLayout(folder)
         self._header, self._skip_exist, self._overwrite = header, skip_exist, overwrite
         self._lock: IO[str] | None = None
-        self._made_folder = False
-        self._is_prepared = False
+        self._made_folder = self._made_wip = False
         self.records: dict[int, StackRecord] = {}
         """Complete stacks by counter, those of earlier runs included."""
 
     def __enter__(self) -> Self:
         if not (self._skip_exist or self._overwrite):
-            self._refuse_existing()
+            refuse_existing_results(self.layout.folder)
         self._made_folder = not self.layout.folder.exists()
+        self._made_wip = not self.layout.wip.exists()
         with writing(self.layout.folder):
             self.layout.wip.mkdir(parents=True, exist_ok=True)
             self._lock = _acquire_lock(self.layout.wip_lock)
         try:
             self._prepare()
         except BaseException:
-            self._release()
+            self._leave(remove_wip=self._made_wip)
             raise
-        self._is_prepared = True
         return self
 
     def __exit__(
@@ -131,28 +130,18 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release()
-
-    def _refuse_existing(self) -> None:
-        present = self.layout.results_present()
-        if self.layout.wip_lock.exists():
-            present.append(self.layout.wip)
-            _refuse_locked(self.layout.wip_lock)
-        if present:
-            msg = (
-                f"{self.layout.folder} already holds {len(present):,} files of a conversion "
-                f"(first: {present[0].name}). Resume that run with --resume (skip_exist=True), "
-                "replace it with --overwrite (overwrite=True), or choose another folder."
-            )
-            raise OutputExistsError(msg)
+        # Without a manifest, wip holds the only record of what results there are
+        is_needed = bool(self.layout.results_present()) and not self.layout.manifest.exists()
+        self._leave(remove_wip=not is_needed)
 
     def _prepare(self) -> None:
+        """Find what counts of an earlier run, and remove the rest.
+
+        Whenever this is killed, the records left describe all results that count.
+        """
         if self._overwrite:
             with writing(self.layout.folder):
-                # The manifest first: without it no remnant can be taken for a finished set
-                for path in (self.layout.manifest, *self.layout.results_present()):
-                    path.unlink(missing_ok=True)
-                self._clear_wip()
+                self.layout.wip_journal.unlink(missing_ok=True)
         elif self._skip_exist:
             earlier = self._earlier_run()
             if earlier is not None:
@@ -162,11 +151,11 @@ class RunFolder:
                 if self.is_complete and self.layout.manifest.exists():
                     return
         with writing(self.layout.folder):
-            self._clear_wip()
             _write_text(self.layout.wip_header, self._header.to_json())
             lines = [canonical_json(asdict(self.records[i])) for i in sorted(self.records)]
             _write_text(self.layout.wip_journal, "".join(f"{line}\n" for line in lines))
             self.layout.manifest.unlink(missing_ok=True)
+            self._remove_remnants()
 
     def _earlier_run(self) -> tuple[RunHeader, tuple[StackRecord, ...]] | None:
         if self.layout.manifest.exists():
@@ -296,26 +285,61 @@ class RunFolder:
             raise
         return FileRecord(name=name, n_bytes=file.n_bytes, xxh3_128=file.digest.hexdigest())
 
-    def _clear_wip(self) -> None:
+    def _remove_remnants(self) -> None:
+        """Remove files of stacks that do not count, and drafts."""
+        kept = {self.layout.path(file.name) for r in self.records.values() for file in r.files}
+        for path in self.layout.results_present():
+            if path not in kept:
+                path.unlink()
+        self._clear_wip(self.layout.wip_header, self.layout.wip_journal)
+
+    def _clear_wip(self, *kept: Path) -> None:
         for path in self.layout.wip.iterdir():
-            if path != self.layout.wip_lock:
+            if path not in (self.layout.wip_lock, *kept):
                 path.unlink()
 
-    def _release(self) -> None:
-        """Unlock; leave no trace of a run that finished or wrote nothing."""
+    def _leave(self, *, remove_wip: bool) -> None:
+        """Unlock; where `remove_wip`, leave no trace of having been here."""
         try:
-            if self._is_prepared and (self.layout.manifest.exists() or not self.records):
+            if remove_wip:
                 self._clear_wip()
-                self.layout.remove_empty_folders()
-            # What an earlier, interrupted run left in there is not ours to remove
-            if list(self.layout.wip.iterdir()) == [self.layout.wip_lock]:
-                self.layout.wip_lock.unlink()
+                self.layout.wip_lock.unlink(missing_ok=True)
                 self.layout.wip.rmdir()
-            if self._made_folder and not any(self.layout.folder.iterdir()):
-                self.layout.folder.rmdir()
+                self.layout.remove_empty_folders()
+                if self._made_folder and not any(self.layout.folder.iterdir()):
+                    self.layout.folder.rmdir()
         finally:
             if self._lock is not None:
                 self._lock.close()
+
+
+def refuse_existing_results(folder: Path) -> None:
+    """Refuse a folder that holds anything of ours.
+
+    Parameters
+    ----------
+    folder
+        Output folder; it need not exist.
+
+    Raises
+    ------
+    FolderInUseError
+        Where another process writes to it.
+    OutputExistsError
+        Where there are results, finished or not.
+    """
+    layout = OutputLayout(folder)
+    present = layout.results_present()
+    if layout.wip_lock.exists():
+        present.append(layout.wip)
+        _refuse_locked(layout.wip_lock)
+    if present:
+        msg = (
+            f"{folder} already holds {len(present):,} files of a conversion "
+            f"(first: {present[0].name}). Resume that run with --resume (skip_exist=True), "
+            "replace it with --overwrite (overwrite=True), or choose another folder."
+        )
+        raise OutputExistsError(msg)
 
 
 class _HashingFile(io.RawIOBase):
