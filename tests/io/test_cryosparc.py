@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryolike.errors import CryoLikeError, MetadataError, MissingFileError, StackError
-from cryolike.io.cryosparc import read_cryosparc, read_job
+from cryolike.io.cryosparc import read_cryosparc
+from cryolike.io.cryosparc_job import read_job
 from cryolike.particles import ParticleTable
 
 N_ROWS = 6
@@ -441,7 +442,9 @@ def test_missing_path_alone_does_not_point_to_jobs(tmp_path: Path) -> None:
         (b"created: 2021\ngroup:\n  name: x\nresults:\n  blob:\n", ".csg"),
         (b"# made by hand\n\ndata_particles\n\nloop_\n_rlnVoltage\n", "convert star"),
         (b"hello there\n", "this is text"),
-        (b"PK\x03\x04\0\0\0\xff", "binary data"),
+        (b"<!DOCTYPE html>\n<html>", "web page"),
+        (b"PK\x03\x04\0\0\0\xff", "ZIP archive"),
+        (b"\x01\x02\0\0\0\xff", "binary data"),
     ],
 )
 def test_other_kinds_of_files_are_named(tmp_path: Path, content: bytes, words: str) -> None:

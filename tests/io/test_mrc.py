@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from cryolike.errors import MissingFileError, OutputError, StackError
 from cryolike.io import mrc
-from cryolike.io.mrc import StackHeader, StackReader, read_stack_header
+from cryolike.io.mrc import StackReader
+from cryolike.io.mrc_header import StackHeader, read_stack_header
 
 N_IMAGES, BOX_PX = 7, 6
 IMOD_STAMP = 1146047817
@@ -468,8 +469,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 
         (bytes(5000), "1,024 zero bytes"),
         (header_text(1, 6)[:1000], "1,000 bytes"),
         (LFS_POINTER, "Git LFS pointer"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
-        (b"\n <html>" + b" " * 3000, "HTML"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
+        (b"\n <html>" + b" " * 3000, "web page"),
         (b"\ndata_particles\n" * 100, "1,600 bytes of text"),
         ("données\n".encode() * 2, "18 bytes of text"),
         (b"\x89HDF\r\n\x1a\n" + bytes(2000), "HDF5"),

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryolike.errors import MetadataError, MissingFileError
-from cryolike.io import star
-from cryolike.io.star import StarBlock, read_star, read_star_blocks, read_star_without_names
+from cryolike.io import star_blocks
+from cryolike.io.star import read_star, read_star_without_names
+from cryolike.io.star_blocks import StarBlock, read_star_blocks
 from cryolike.particles import ParticleTable
 
 Columns = Mapping[str, Sequence[object]]
@@ -267,8 +268,8 @@ def test_layouts_read_the_same(
 ) -> None:
     """Line ends, order of blocks, quotes, comments and the size of pieces change nothing."""
     if pieces is not None:
-        monkeypatch.setattr(star, "_CHUNK_BYTES", pieces[0])
-        monkeypatch.setattr(star, "_CHUNK_ROWS", pieces[1])
+        monkeypatch.setattr(star_blocks, "_CHUNK_BYTES", pieces[0])
+        monkeypatch.setattr(star_blocks, "_CHUNK_ROWS", pieces[1])
     table = read_star(write(variants()[layout]))
     assert table.problems == ()
     assert table.image_files == ("Extract/a.mrcs", "b.mrcs")
@@ -299,7 +300,7 @@ def test_rows_know_their_lines(
 ) -> None:
     """Messages count lines from 1 and rows from 0, past blank lines and comments."""
     if pieces is not None:
-        monkeypatch.setattr(star, "_CHUNK_BYTES", pieces[0])
+        monkeypatch.setattr(star_blocks, "_CHUNK_BYTES", pieces[0])
     head = "\n\ndata_\nloop_\n_rlnImageName\n_a\n_b\n_c\n"
     row = "x 1 1 1"
     block = read_star_blocks(write(head + body.format(row, row)))[0]
@@ -777,8 +778,8 @@ def test_broken_files(
 ) -> None:
     """A file that cannot be read stops at once, saying where and what to do."""
     if pieces is not None:
-        monkeypatch.setattr(star, "_CHUNK_BYTES", pieces[0])
-        monkeypatch.setattr(star, "_CHUNK_ROWS", pieces[1])
+        monkeypatch.setattr(star_blocks, "_CHUNK_BYTES", pieces[0])
+        monkeypatch.setattr(star_blocks, "_CHUNK_ROWS", pieces[1])
     text, expected = BROKEN[case]
     path = write(text)
     with pytest.raises(MetadataError) as error:

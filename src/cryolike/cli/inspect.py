@@ -65,7 +65,7 @@ def inspect(
     if summary.problems:
         numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(summary.problems, 1))
         fail(f"{len(summary.problems)} problem(s) to solve before converting:\n{numbered}")
-    if not json:
+    if summary.n_files and not json:
         say("ready to convert", style="green")
 
 
@@ -86,7 +86,10 @@ def _lines(summary: SetSummary) -> list[tuple[str, str]]:
             f"{sizes} Å (from {summary.pixel_size_source})" if sizes else "not in the metadata",
         ),
         ("  in headers", f"{headers} Å" if headers else "none"),
-        ("MRC modes", _counted({_mode(m): n for m, n in summary.modes.items()}, "{0}", "stacks")),
+        (
+            "MRC modes",
+            _counted({_mode(m): n for m, n in summary.modes.items()}, "{0}", "stacks") or "unknown",
+        ),
         ("defocus", _spread(summary.defocus_A, "Å")),
         ("astigmatism", _spread(summary.astigmatism_A, "Å")),
         ("phase shift", _spread(summary.phase_shift_deg, "°")),

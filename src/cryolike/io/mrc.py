@@ -1,7 +1,7 @@
 """Single images, by number, out of particle stacks in MRC files.
 
-`StackReader` reads the images that are asked for and nothing else; where they are says the header,
-from `cryolike.io.mrc_header.read_stack_header`.
+`StackReader` reads the images that are asked for and nothing else. Where they are in the file, it
+takes from the header, as `cryolike.io.mrc_header.read_stack_header` gives it.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def _missing(path: str) -> Problem:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the system says, without the number and the file name."""
+    """Give the system's reason, without the number and the file name."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 

@@ -140,9 +140,9 @@ def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
     notices = list(_twin_notices(wanted, found))
     elsewhere = {base: n for base, n in used.items() if base != bases[0] or len(used) > 1}
     if elsewhere:
-        where = "; ".join(f"{n:,} relative to {base.absolute()}" for base, n in used.items())
+        where = " and ".join(f"{base.absolute()} ({n:,})" for base, n in used.items())
         level = "warning" if len(used) > 1 else "note"
-        notices.append(Notice(f"Stacks were found {where}.", level))  # type: ignore[arg-type]
+        notices.append(Notice(f"Stacks were found relative to {where}.", level))  # type: ignore[arg-type]
     return ResolvedFiles(
         paths=found,
         problems=_missing(
