@@ -32,6 +32,12 @@ from cryolike.store import StackSet, open_stacks
 
 __all__ = ["DemoResult", "run_demo"]
 
+_MADE = {
+    *("demo.png", "relion", "relion/particles.star", "relion/Particles", "converted"),
+    *("converted/fft", "converted/plots", "converted/wip", "converted/manifest.json"),
+}
+"""What a demonstration leaves, also one that was interrupted."""
+
 ProgressBars = Callable[..., AbstractContextManager[Callable[[int, int], None]]]
 
 
@@ -89,12 +95,13 @@ def run_demo(
     Raises
     ------
     OutputExistsError
-        Where the folder holds anything and `overwrite` is false.
+        Where the folder holds anything and `overwrite` is false, or what no demonstration made.
     """
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             msg = f"{folder} is not empty. Choose another folder, or --overwrite."
             raise OutputExistsError(msg)
+        _refuse_foreign_files(folder)
         for name in ("relion", "converted"):
             shutil.rmtree(folder / name, ignore_errors=True)
     with progress("simulating") as bar:
@@ -116,6 +123,15 @@ def run_demo(
         verification=verification,
         picture=picture,
     )
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Raise where replacing an earlier demonstration would delete anything else."""
+    present = [*folder.glob("*"), *folder.glob("*/*")]
+    foreign = [path for path in present if path.relative_to(folder).as_posix() not in _MADE]
+    if foreign:
+        msg = f"{min(foreign)} is not of an earlier demonstration. Choose another folder."
+        raise OutputExistsError(msg)
 
 
 def figure_of_set(stacks: StackSet) -> Figure:
@@ -148,7 +164,8 @@ def figure_of_set(stacks: StackSet) -> Figure:
 def _draw_image(axes: Axes, stacks: StackSet, row: int) -> None:
     source = stacks[row]
     with mrcfile.mmap(source.image_file, permissive=True) as stack:
-        pixels = np.array(stack.data[source.image_index])
+        # mrcfile gives a stack of one image as 2-D
+        pixels = np.array(stack.data.reshape(-1, *stack.data.shape[-2:])[source.image_index])
     axes.imshow(pixels, cmap="gray", vmin=np.percentile(pixels, 1), vmax=np.percentile(pixels, 99))
     axes.set_title(f"particle of row {source.source_row}", fontsize=10)
     axes.set_xlabel("x (pixels)")

@@ -17,6 +17,7 @@ from cryolike.conversion import (
     convert,
     plan_conversion,
 )
+from cryolike.errors import UsageError
 from cryolike.io.cryosparc import read_cryosparc
 from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
@@ -210,6 +211,8 @@ def paired(
 
 def _convert(read: Callable[[], ParticleTable], given: dict[str, Any]) -> None:
     """Read, plan, convert and report, with the options of a command."""
+    if given["resume"] and given["overwrite"]:
+        raise UsageError("--resume and --overwrite contradict each other: choose one.")
     if not (given["dry_run"] or given["resume"] or given["overwrite"]):
         refuse_existing_results(given["output"])
     table = opt.chosen_rows(

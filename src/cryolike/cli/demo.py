@@ -27,6 +27,10 @@ def demo(
 
     The particle is asymmetric; the set has two optics groups, three stacks, shuffled rows and
     strong astigmatism. Everything it makes stays, to be looked at.
+
+    Examples
+    --------
+        cryolike demo -o demo/
     """
     started = time.perf_counter()
     result = run_demo(

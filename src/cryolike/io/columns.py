@@ -101,6 +101,7 @@ def row_problem(
     return [
         Problem(
             message=f"{message} ({rows.size:,} of {bad.size:,} rows)",
+            reason=message,
             remedy=remedy,
             file=file,
             rows=rows,
