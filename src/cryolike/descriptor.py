@@ -148,7 +148,9 @@ class ImageDescriptor:
         if self.atom_radii is not None and not self.atom_radii > 0:
             faults.append(f"atom_radii is {self.atom_radii}; it must be a positive number of Å.")
         if self.atom_shape not in _ATOM_SHAPES:
-            faults.append(f"atom_shape is {self.atom_shape!r}; it must be one of {_ATOM_SHAPES}.")
+            faults.append(
+                f"atom_shape is {self.atom_shape!r}; it must be {' or '.join(_ATOM_SHAPES)}."
+            )
         if faults:
             raise UsageError("\n".join(faults))
 
@@ -278,18 +280,26 @@ class ImageDescriptor:
 
     def describe(self) -> str:
         """Say in a few lines what the descriptor holds."""
-        grid, polar = self.cartesian_grid, self.polar_grid
         radii = "each residue's own" if self.atom_radii is None else f"{self.atom_radii:g} Å"
+        return "\n".join(
+            [
+                self.describe_grids(),
+                f"templates    viewing distance {self.viewing_distance:.4g}, atoms "
+                f"'{self.atom_selection}', radius {radii}, {self.atom_shape}"
+                f"{', one bead per residue' if self.use_protein_residue_model else ''}",
+            ]
+        )
+
+    def describe_grids(self) -> str:
+        """Say in three lines what images become."""
+        grid, polar = self.cartesian_grid, self.polar_grid
         return "\n".join(
             [
                 f"pixels       {grid.side_px} × {grid.side_px} of {grid.pixel_size_A:g} Å "
                 f"(box {grid.box_size_A:g} Å)",
                 f"polar grid   {polar.n_shells} shells to {self.resolution_A:.3g} Å, "
                 f"{polar.n_inplanes} angles",
-                f"precision    {self.precision} ({self.polar_image_bytes / 1024:.0f} KiB an image)",
-                f"templates    viewing distance {self.viewing_distance:.4g}, atoms "
-                f"'{self.atom_selection}', radius {radii}, {self.atom_shape}"
-                f"{', one bead per residue' if self.use_protein_residue_model else ''}",
+                f"precision    {self.precision} ({self.polar_image_bytes / 1000:.0f} kB an image)",
             ]
         )
 

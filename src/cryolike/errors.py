@@ -43,6 +43,7 @@ __all__ = [
     "Problem",
     "StackError",
     "UsageError",
+    "counted",
     "raise_problems",
 ]
 
@@ -253,6 +254,11 @@ class FolderInUseError(OutputError):
 
 class IncompleteOutputError(OutputError):
     """A converted set is damaged, or its run has not finished."""
+
+
+def counted(n: int, noun: str) -> str:
+    """Count in words: ``"1 stack"``, ``"1,204 stacks"``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 _CLASS_OF_KIND: dict[str, type[CryoLikeError]] = {

@@ -74,7 +74,9 @@ def convert_particle_stacks_from_paired_star_and_mrc_files(
         Whether to draw each stack.
     **further
         ``contrast``, ``on_bad_row``, ``on_bad_image`` of
-        `cryolike.conversion.ConvertOptions`, and ``device``.
+        `cryolike.conversion.ConvertOptions`; ``device``; and for STAR files
+        ``accept_ctf_applied``, to convert images although their metadata says that phases were
+        flipped or the CTF was multiplied in.
 
     Returns
     -------

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryolike.descriptor import ImageDescriptor
+from cryolike.descriptor import ImageDescriptor, Precision
 from cryolike.grids import CartesianGrid2D, PolarGrid
 from cryolike.physics.polar import PolarTransform, integrated_power
 
@@ -181,4 +181,4 @@ def test_out_is_used() -> None:
 def test_grids_must_be_within_nyquist() -> None:
     """A descriptor whose shells pass Nyquist is refused."""
     with pytest.raises(ValueError, match="beyond Nyquist"):
-        ImageDescriptor(CartesianGrid2D(16, 1.0), PolarGrid(5.0, 0.25, 32), "single", 0.1)  # type: ignore[arg-type]
+        ImageDescriptor(CartesianGrid2D(16, 1.0), PolarGrid(5.0, 0.25, 32), Precision.SINGLE, 0.1)

@@ -28,7 +28,9 @@ def describe(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write, such as params.npz.")
     ] = None,
-    precision: Annotated[str, typer.Option(metavar="single|double")] = "single",
+    precision: Annotated[
+        str, typer.Option(metavar="single|double", help="Of the images written.")
+    ] = "single",
     resolution_factor: Annotated[
         float, typer.Option(help="Largest frequency as a fraction of Nyquist.")
     ] = 1.0,
@@ -55,7 +57,10 @@ def describe(
         ),
     ] = True,
     atom_shape: Annotated[
-        str, typer.Option(metavar="gaussian|hard-sphere", rich_help_panel=_TEMPLATES)
+        str,
+        typer.Option(
+            metavar="gaussian|hard-sphere", help="Of each atom.", rich_help_panel=_TEMPLATES
+        ),
     ] = "gaussian",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:

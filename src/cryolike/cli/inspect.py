@@ -11,6 +11,7 @@ import typer
 from cryolike.cli import options as opt
 from cryolike.cli.console import BAD_DATA, errors_become_exit_codes, fail, say, say_json, warn
 from cryolike.conversion import SetSummary, inspect_particles
+from cryolike.errors import counted
 
 _MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 _PROGRAMS = {
@@ -64,7 +65,7 @@ def inspect(
         raise typer.Exit(BAD_DATA)
     if summary.problems:
         numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(summary.problems, 1))
-        fail(f"{len(summary.problems)} problem(s) to solve before converting:\n{numbered}")
+        fail(f"{counted(len(summary.problems), 'problem')} to solve before converting:\n{numbered}")
     if summary.n_files and not json:
         say("ready to convert", style="green")
 
@@ -73,7 +74,7 @@ def _lines(summary: SetSummary) -> list[tuple[str, str]]:
     """Name and value of each line of the summary."""
     files = f"{summary.n_files_found:,} of {summary.n_files:,} found"
     if summary.n_files_found:
-        files += f", {summary.n_images_in_files:,} images in them"
+        files += f", {counted(summary.n_images_in_files, 'image')} in them"
     sizes = ", ".join(f"{size:g}" for size in summary.pixel_sizes_A[:_MOST_LISTED])
     headers = ", ".join(f"{size:g}" for size in summary.header_pixel_sizes_A[:_MOST_LISTED])
     lines = [
@@ -88,7 +89,7 @@ def _lines(summary: SetSummary) -> list[tuple[str, str]]:
         ("  in headers", f"{headers} Å" if headers else "none"),
         (
             "MRC modes",
-            _counted({_mode(m): n for m, n in summary.modes.items()}, "{0}", "stacks") or "unknown",
+            _counted({_mode(m): n for m, n in summary.modes.items()}, "{0}", "stack") or "unknown",
         ),
         ("defocus", _spread(summary.defocus_A, "Å")),
         ("astigmatism", _spread(summary.astigmatism_A, "Å")),
@@ -103,7 +104,7 @@ def _lines(summary: SetSummary) -> list[tuple[str, str]]:
                 "optics" if i == 0 else "",
                 f"{group.label + ': ' if group.label else ''}{group.voltage_kV:g} kV, Cs "
                 f"{group.spherical_aberration_mm:g} mm, amplitude contrast "
-                f"{group.amplitude_contrast:g} ({group.n_rows:,} rows)",
+                f"{group.amplitude_contrast:g} ({counted(group.n_rows, 'row')})",
             )
         )
     more = len(summary.optics) - _MOST_LISTED
@@ -114,9 +115,9 @@ def _mode(mode: int) -> str:
     return f"{mode} ({_MODES.get(mode, 'unknown')})"
 
 
-def _counted(counts: Mapping[Any, int], form: str, unit: str = "rows") -> str:
+def _counted(counts: Mapping[Any, int], form: str, unit: str = "row") -> str:
     shown: Sequence[tuple[Any, int]] = list(counts.items())[:_MOST_LISTED]
-    text = ", ".join(f"{form.format(value)} ({n:,} {unit})" for value, n in shown)
+    text = ", ".join(f"{form.format(value)} ({counted(n, unit)})" for value, n in shown)
     return text + (f", … {len(counts) - len(shown):,} more" if len(counts) > len(shown) else "")
 
 

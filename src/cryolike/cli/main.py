@@ -21,7 +21,8 @@ app = typer.Typer(
     help="Particle sets from RELION and cryoSPARC as polar Fourier images, each with its own CTF "
     "and the row it came from.\n\n"
     "Start with `cryolike inspect particles.star`, or see all of it on simulated data with "
-    "`cryolike demo`. Exit codes: 0 good, 1 bad data, 2 bad usage.",
+    "`cryolike demo`. Exit codes: 0 good, 1 bad data, 2 bad usage, "
+    "130 interrupted.",
 )
 app.command()(inspect.inspect)
 app.command()(describe.describe)

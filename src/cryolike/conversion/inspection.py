@@ -234,9 +234,11 @@ def _optics(surveyed: Survey) -> tuple[OpticsSummary, ...]:
     )
     columns = (table.voltage_kV, table.spherical_aberration_mm, table.amplitude_contrast)
     values = np.stack([codes, *columns], axis=1)
-    distinct, counts = np.unique(
-        values[np.isfinite(values).all(axis=1)], axis=0, return_counts=True
-    )
+    is_known = np.isfinite(values).all(axis=1)
+    for problem in table.problems:  # such as rows of an optics group that is not defined
+        if problem.rows is not None:
+            is_known[problem.rows] = False
+    distinct, counts = np.unique(values[is_known], axis=0, return_counts=True)
     return tuple(
         OpticsSummary(
             label=str(names[int(code)]),

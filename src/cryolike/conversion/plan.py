@@ -25,6 +25,7 @@ from cryolike.errors import (
     Problem,
     StackError,
     UsageError,
+    counted,
     raise_problems,
 )
 from cryolike.io.mrc_header import StackHeader, read_stack_header
@@ -99,7 +100,9 @@ class ConvertOptions:
             ("on_bad_image", ("error", "skip")),
         ):
             if getattr(self, name) not in allowed:
-                faults.append(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}.")
+                faults.append(
+                    f"{name} is {getattr(self, name)!r}; it must be {' or '.join(allowed)}."
+                )
         if faults:
             raise UsageError("\n".join(faults))
 
@@ -208,15 +211,16 @@ class ConversionPlan:
 
     def describe(self) -> str:
         """Say in a few lines what will be done."""
-        early = " (stops early: n_stacks_max)" if self.stopped_early else ""
+        early = " (stops early, as asked)" if self.stopped_early else ""
         return "\n".join(
             [
                 f"rows         {self.n_rows_in:,} chosen, {len(self.rejects):,} skipped",
-                f"reads        {len(set(self.image_paths)):,} stacks of "
+                f"reads        {counted(len(set(self.image_paths)), 'stack')} of "
                 f"{self.headers[0].box_px if self.headers else 0} pixels",
-                f"writes       {self.n_images:,} images in {len(self.stacks):,} stacks, "
+                f"writes       {counted(self.n_images, 'image')} in "
+                f"{counted(len(self.stacks), 'stack')}, "
                 f"{_bytes_in_words(self.n_bytes)}{early}",
-                self.descriptor.describe(),
+                self.descriptor.describe_grids(),
             ]
         )
 
@@ -240,7 +244,8 @@ def survey(table: ParticleTable, folder: str = "") -> Survey:
     headers, problems = _read_headers(table, resolved.paths)
     n_images = np.array([h.n_images if h else -1 for h in headers], dtype=np.int64)
     n_of_row = n_images[table.image_file_index] if len(table) else n_images[:0]
-    problems += _index_problems(table, n_of_row)
+    if table.kind != "paired":  # there the reader has compared rows with images
+        problems += _index_problems(table, n_of_row)
     bare = table.image_index < 0
     if bare.any():
         table = replace(table, image_index=np.where(bare, 0, table.image_index))
@@ -398,7 +403,7 @@ def _header_notices(headers: Iterable[StackHeader | None]) -> list[Notice]:
             # What follows the colon are figures of the one stack
             of_kind[notice.message.partition(":")[0]].append(notice)
     return [
-        Notice(f"{len(same):,} stack{'s' * (len(same) > 1)}: {same[0].message}", same[0].level)
+        Notice(f"{counted(len(same), 'stack')}: {same[0].message}", same[0].level)
         for same in of_kind.values()
     ]
 

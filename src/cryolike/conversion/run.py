@@ -18,7 +18,15 @@ import numpy as np
 import torch
 
 from cryolike.conversion.plan import ConversionPlan, PlannedStack
-from cryolike.errors import ImageError, LazyPlaces, Notice, OutputError, Problem
+from cryolike.errors import (
+    ImageError,
+    LazyPlaces,
+    Notice,
+    OutputError,
+    Problem,
+    UsageError,
+    counted,
+)
 from cryolike.io.mrc import StackReader
 from cryolike.physics.polar import PolarTransform, integrated_power
 from cryolike.physics.preprocess import (
@@ -103,15 +111,16 @@ class ConversionReport:
     def describe(self) -> str:
         """Say in a few lines what was done."""
         lines = [
-            f"{self.n_images_out:,} of {self.n_rows_in:,} images in {self.n_stacks:,} stacks in "
+            f"{self.n_images_out:,} of {counted(self.n_rows_in, 'image')} in "
+            f"{counted(self.n_stacks, 'stack')} in "
             f"{self.folder} ({self.seconds:.1f} s)"
         ]
         if self.n_stacks_kept:
-            lines.append(f"{self.n_stacks_kept:,} stacks of an earlier run were kept")
+            lines.append(f"kept from an earlier run: {counted(self.n_stacks_kept, 'stack')}")
         if self.rejects:
-            lines.append(f"{len(self.rejects):,} rows were skipped: see rejects.csv")
+            lines.append(f"skipped: {counted(len(self.rejects), 'row')}, listed in rejects.csv")
         if self.stopped_early:
-            lines.append("stopped early, as n_stacks_max asked: not all rows are converted")
+            lines.append("stopped early, as asked: not all rows are converted")
         return "\n".join(lines)
 
 
@@ -235,13 +244,18 @@ def convert(
     ------
     ImageError
         Where images are blank or not finite and ``on_bad_image`` is 'error'. Complete stacks stay.
+    UsageError
+        Where both `skip_exist` and `overwrite` are asked for, or there is no such device.
     OutputError
         Where results cannot be written, or those of another run are in the way.
     """
     started = time.perf_counter()
     folder = Path(folder_output)
     if skip_exist and overwrite:
-        raise OutputError("skip_exist and overwrite contradict each other: choose one.")
+        raise UsageError(
+            "Resuming (--resume, skip_exist) and overwriting (--overwrite, overwrite) contradict "
+            "each other: choose one."
+        )
     _refuse_overwriting_sources(plan, OutputLayout(folder))
     header = _run_header(plan)
     chosen = resolve_device(device)
@@ -502,7 +516,7 @@ def resolve_device(device: str) -> torch.device:
 
     Raises
     ------
-    OutputError
+    UsageError
         Where the machine has no such device.
     """
     if device == "auto":
@@ -512,9 +526,9 @@ def resolve_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         msg = f"device {device!r} is not known ({error}). Use cpu, cuda or auto."
-        raise OutputError(msg) from error
+        raise UsageError(msg) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise OutputError("device 'cuda' was asked for, but PyTorch finds no GPU here.")
+        raise UsageError("device 'cuda' was asked for, but PyTorch finds no GPU here.")
     return chosen
 
 

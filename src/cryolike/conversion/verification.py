@@ -12,7 +12,7 @@ import torch
 
 from cryolike.conversion.plan import ConversionPlan, ConvertOptions, plan_conversion
 from cryolike.conversion.run import ImageConverter, contrast_factors, read_rows
-from cryolike.errors import CryoLikeError
+from cryolike.errors import CryoLikeError, counted
 from cryolike.io.mrc import StackReader
 from cryolike.io.read import read_table_again
 from cryolike.store.layout import OutputLayout
@@ -71,7 +71,7 @@ class VerificationReport:
                 "source and equal"
             )
         listed = "\n".join(f"    {fault}" for fault in self.faults)
-        return f"{self.folder}: {len(self.faults):,} faults\n{listed}"
+        return f"{self.folder}: {counted(len(self.faults), 'fault')}\n{listed}"
 
 
 def verify(

@@ -236,6 +236,9 @@ class Manifest:
             values = json.loads(text)
             version = values.pop("format_version")
         except FileNotFoundError:
+            if not path.parent.is_dir():
+                msg = f"{path.parent}: there is no such folder."
+                raise IncompleteOutputError(msg) from None
             msg = (
                 f"{path.parent} holds no finished conversion (no {path.name}). If a run was "
                 "interrupted, run it again with --resume (skip_exist=True)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,9 @@ def arrays_of_stack(
     if table.kind == "paired":
         arrays["stack_start"] = np.array(table.image_index.min())
         arrays["stack_end"] = np.array(table.image_index.max() + 1)
-    arrays["metadata_files"] = np.array(table.metadata_files, dtype=np.str_)
+    arrays["metadata_files"] = np.array(
+        [str(Path(file).absolute()) for file in table.metadata_files], dtype=np.str_
+    )
     arrays["metadata_index"] = table.metadata_index
     arrays["source_row"] = table.source_row
     for key in _STATISTICS:
