@@ -62,6 +62,7 @@ def progress_bar(
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        transient=True,
         disable=not visible,
     )
     task = bar.add_task(title, total=None)

@@ -31,7 +31,7 @@ app.command()(verify.verify)
 app.command()(demo.demo)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"cryolike {version('cryolike')}")
         raise typer.Exit
@@ -43,9 +43,9 @@ def _options(
         bool, typer.Option("--verbose", "-v", help="Log what is going on to standard error.")
     ] = False,
     _version: Annotated[
-        bool,
+        bool | None,
         typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
-    ] = False,
+    ] = None,
 ) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
