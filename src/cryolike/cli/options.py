@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
-from cryolike.conversion import ConvertOptions
+from cryolike.conversion.plan import Contrast as ContrastChoice
+from cryolike.conversion.plan import Policy
 from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import UsageError
 from cryolike.particles import ParticleTable, select_rows
+from cryolike.physics.preprocess import DownsampleType
 
 __all__ = [
     "AcceptCtfApplied",
@@ -41,6 +44,18 @@ __all__ = [
     "chosen_rows",
     "descriptor_or_none",
 ]
+
+
+def _one_of(choice: Any) -> Callable[[str], str]:
+    """Make a check that a value is one of a Literal's."""
+
+    def check(value: str) -> str:
+        if value not in get_args(choice):
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(choice))}.")
+        return value
+
+    return check
+
 
 _ROWS, _IMAGES, _RUN = "Which rows", "What happens to images", "Running"
 
@@ -94,6 +109,7 @@ OnBadRow = Annotated[
     str,
     typer.Option(
         metavar="error|skip",
+        callback=_one_of(Policy),
         help="What to do with rows that cannot be used: stop before anything is written, or leave "
         "them out and list them in rejects.csv.",
         rich_help_panel=_ROWS,
@@ -103,6 +119,7 @@ OnBadImage = Annotated[
     str,
     typer.Option(
         metavar="error|skip",
+        callback=_one_of(Policy),
         help="The same for images that are blank, NaN or infinite.",
         rich_help_panel=_ROWS,
     ),
@@ -135,6 +152,7 @@ DownsampleKind = Annotated[
     str,
     typer.Option(
         metavar="fourier|mean|max",
+        callback=_one_of(DownsampleType),
         help="Crop in Fourier space, or pool pixels as published (which aliases).",
         rich_help_panel=_IMAGES,
     ),
@@ -143,6 +161,7 @@ Contrast = Annotated[
     str,
     typer.Option(
         metavar="recorded|keep|invert",
+        callback=_one_of(ContrastChoice),
         help="Multiply by the sign that the metadata records, by nothing, or by −1. Protein must "
         "come out bright.",
         rich_help_panel=_IMAGES,
@@ -181,8 +200,6 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-
-DEFAULT = ConvertOptions()
 
 
 def chosen_rows(

@@ -17,22 +17,12 @@ from cryolike.io.mrc import StackReader
 from cryolike.io.read import read_table_again
 from cryolike.store.layout import OutputLayout
 from cryolike.store.manifest import checksum_of_file, rows_of_ranges
+from cryolike.store.metadata import CTF_COLUMNS
 from cryolike.store.reader import StackSet, open_stacks
 
 __all__ = ["VerificationReport", "verify"]
 
 _RELATIVE_TOLERANCE = {"single": 1e-5, "double": 1e-10}
-_CTF_COLUMNS = (
-    "defocus_u_A",
-    "defocus_v_A",
-    "defocus_angle_rad",
-    "phase_shift_rad",
-    "spherical_aberration_mm",
-    "voltage_kV",
-    "amplitude_contrast",
-    "ctf_bfactor_A2",
-    "ctf_scale",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +163,7 @@ def _source_faults(stacks: StackSet, n_sample: int, seed: int) -> tuple[list[str
     positions = starts[rows[:, 0]] + rows[:, 1]
     faults = [
         f"{name} differs from the metadata in {n:,} images"
-        for name in _CTF_COLUMNS
+        for name in CTF_COLUMNS
         if (n := int((getattr(table, name)[positions] != stored[name].to_numpy()).sum()))
     ]
     chosen = np.sort(

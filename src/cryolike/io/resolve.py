@@ -226,6 +226,9 @@ def _missing(
 def _dangling(tried: Sequence[Path]) -> str:
     """Say which of the places tried is a symbolic link to nothing."""
     for path in tried:
-        if path.is_symlink():
-            return f"{path} is a symbolic link to {path.readlink()}, which does not exist here"
+        try:
+            target = path.readlink()
+        except (OSError, ValueError):  # no link, or no possible name
+            continue
+        return f"{path} is a symbolic link to {target}, which does not exist here"
     return ""

@@ -12,7 +12,7 @@ import pandas as pd
 from cryolike.descriptor import ImageDescriptor
 from cryolike.particles import ParticleTable
 
-__all__ = ["ImageStatistics", "arrays_of_stack", "frame_of_arrays"]
+__all__ = ["CTF_COLUMNS", "ImageStatistics", "arrays_of_stack", "frame_of_arrays"]
 
 _PER_IMAGE = {
     "defocusU": "defocus_u_A",
@@ -27,6 +27,9 @@ _PER_OPTICS = {
     "voltage": "voltage_kV",
     "amplitudeContrast": "amplitude_contrast",
 }
+CTF_COLUMNS = (*_PER_IMAGE.values(), *_PER_OPTICS.values())
+"""Columns of the tables that the CTF depends on."""
+
 _OPTIONAL = {
     "angleRotation": "rot_rad",
     "angleTilt": "tilt_rad",

@@ -1,0 +1,178 @@
+"""Downsampling, normalisation, and what counts as blank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryolike.errors import UsageError
+from cryolike.physics.preprocess import (
+    central_disc_contrast,
+    check_downsampling,
+    downsample,
+    is_blank,
+    normalise,
+    value_span,
+)
+
+
+def noise(n_images: int, side: int, seed: int = 0) -> torch.Tensor:
+    """Images of noise in float64."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n_images, side, side)))
+
+
+@pytest.mark.parametrize("kind", ["mean", "max"])
+@pytest.mark.parametrize(("side", "factor"), [(12, 2), (12, 3), (9, 3), (8, 8)])
+def test_pooling(kind: Any, side: int, factor: int) -> None:
+    """Each new pixel is the mean or maximum of its block."""
+    images = noise(2, side)
+    result = downsample(images, factor, kind).numpy()
+    small = side // factor
+    assert result.shape == (2, small, small)
+    pool = np.mean if kind == "mean" else np.max
+    for y in range(small):
+        for x in range(small):
+            block = images.numpy()[:, y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
+            np.testing.assert_allclose(result[:, y, x], pool(block, axis=(1, 2)), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("side", "factor"), [(12, 2), (12, 3), (12, 4), (16, 2), (15, 3), (15, 5), (9, 3), (10, 2)]
+)
+def test_fourier_cropping_keeps_low_frequencies(side: int, factor: int) -> None:
+    """The discrete spectrum about the origin pixel is that of the original, below Nyquist."""
+    images = noise(3, side).numpy()
+    result = downsample(torch.from_numpy(images), factor, "fourier").numpy()
+    small = side // factor
+    assert result.shape == (3, small, small)
+
+    def coefficients(pixels: np.ndarray) -> np.ndarray:
+        n = pixels.shape[-1]
+        offsets = np.arange(n) - n // 2
+        frequencies = np.arange(-((small - 1) // 2), (small - 1) // 2 + 1)
+        wave = np.exp(-2j * np.pi * np.outer(frequencies, offsets) / n)
+        return np.asarray(np.einsum("ay,nyx,bx->nab", wave, pixels, wave)) / n**2
+
+    np.testing.assert_allclose(coefficients(result), coefficients(images), atol=1e-13)
+
+
+@pytest.mark.parametrize(("side", "factor"), [(12, 2), (15, 3), (12, 4), (10, 2)])
+def test_fourier_cropping_keeps_the_origin(side: int, factor: int) -> None:
+    """A smooth spot on an image's origin pixel stays on that of the smaller one."""
+    offsets = np.arange(side) - side // 2
+    wide = np.exp(-(offsets**2) / (2 * (1.2 * factor) ** 2))
+    spot = torch.from_numpy(np.outer(wide, wide)[None])
+    result = downsample(spot, factor, "fourier")[0]
+    small = side // factor
+    assert divmod(int(result.argmax()), small) == (small // 2, small // 2)
+    assert float(result.max()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "fourier"])
+def test_constant_image_stays_constant(kind: Any) -> None:
+    """All ways keep the scale of pixel values."""
+    result = downsample(torch.full((1, 12, 12), 2.5, dtype=torch.float64), 3, kind)
+    np.testing.assert_allclose(result.numpy(), 2.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "fourier"])
+def test_factor_one_changes_nothing(kind: Any) -> None:
+    """Bit for bit."""
+    images = noise(2, 7)
+    assert torch.equal(downsample(images, 1, kind), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["mean", "max", "fourier"])
+def test_precision_stays(kind: Any, dtype: torch.dtype) -> None:
+    """Neither widened nor narrowed."""
+    assert downsample(noise(1, 8).to(dtype), 2, kind).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("box_px", "factor", "kind", "words"),
+    [
+        (12, 5, "mean", "1, 2, 3, 4, 6"),
+        (12, 0, "mean", "at least 1"),
+        (12, -2, "mean", "at least 1"),
+        (12, 2, "median", "mean, max, fourier"),
+        (13, 2, "fourier", "these do: 1"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(box_px: int, factor: int, kind: str, words: str) -> None:
+    """The message says what can."""
+    with pytest.raises(UsageError, match=words):
+        check_downsampling(box_px, factor, kind)
+
+
+@given(
+    side=st.integers(2, 9),
+    offset=st.floats(-1e5, 1e5),
+    scale=st.floats(1e-2, 1e3),
+    seed=st.integers(0, 2**16),
+    is_double=st.booleans(),
+)
+def test_normalised_images_and_what_was_taken_away(
+    side: int, offset: float, scale: float, seed: int, is_double: bool
+) -> None:
+    """Mean 0, largest absolute value 1, and the original comes back."""
+    dtype = torch.float64 if is_double else torch.float32
+    epsilon = torch.finfo(dtype).eps
+    images = (noise(2, side, seed) * scale + offset).to(dtype)
+    result = normalise(images)
+    exact = images.to(torch.float64)
+    assert result.images.dtype == dtype
+    assert result.mean.dtype == result.largest.dtype == torch.float64
+    mean = exact.mean(dim=(1, 2))
+    largest = (exact - mean[:, None, None]).abs().amax(dim=(1, 2))
+    rounding = 4 * torch.finfo(torch.float64).eps * abs(offset)
+    torch.testing.assert_close(result.mean, mean, rtol=1e-14, atol=rounding)
+    # Pixels are rounded when they are stored, but not by the mean once more
+    allowed = 8 * epsilon + float((rounding / largest).max())
+    torch.testing.assert_close(result.largest, largest, rtol=allowed, atol=0)
+    assert float((result.images.abs().amax(dim=(1, 2)) - 1).abs().max()) <= epsilon
+    assert float(result.images.to(torch.float64).mean(dim=(1, 2)).abs().max()) <= allowed
+    recovered = (
+        result.images.to(torch.float64) * result.largest[:, None, None] + result.mean[:, None, None]
+    )
+    error = (recovered - exact).abs().amax(dim=(1, 2)) / largest
+    assert float(error.max()) <= allowed
+
+
+def test_blank_images() -> None:
+    """Constant images only, whatever the constant; one odd pixel is enough to be none."""
+    images = noise(5, 4).float()
+    images[1], images[2], images[3] = 0, -7.3, 5
+    images[3, 2, 2] = float(np.nextafter(np.float32(5), np.float32(6)))
+    assert is_blank(images).tolist() == [False, True, True, False, False]
+
+
+def test_rounding_left_after_downsampling_is_blank() -> None:
+    """What is below a millionth of the span before is no signal."""
+    after = torch.zeros(3, 4, 4)
+    after[0, 0, 0], after[1, 0, 0], after[2, 0, 0] = 1e-7, 1e-5, 0
+    assert is_blank(after, torch.ones(3)).tolist() == [True, False, True]
+
+
+def test_span_tells_of_values_that_are_not_finite() -> None:
+    """It is finite for finite images only."""
+    images = torch.ones(4, 3, 3)
+    images[0, 1, 1] = 3
+    images[1, 0, 2], images[2, 2, 2], images[3, 0, 0] = np.nan, np.inf, -np.inf
+    assert float(value_span(images)[0]) == 2
+    assert torch.isfinite(value_span(images)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("side", [16, 17])
+def test_contrast_of_the_central_disc(side: int) -> None:
+    """Height of a disc of radius N/4 above the corners; what is between does not count."""
+    offsets = torch.arange(side) - side // 2
+    radius = torch.hypot(offsets[:, None].double(), offsets[None, :].double())
+    image = torch.where(radius < side / 4, 3.0, torch.where(radius > side / 2, 1.0, 99.0))
+    both = torch.stack([image, -image])
+    assert central_disc_contrast(both).tolist() == pytest.approx([2, -2])
