@@ -21,7 +21,7 @@ demo: .venv/.runtime  ## simulate a small set, convert it, verify it; results in
 	$(BIN)/cryolike demo --output demo --overwrite
 
 test: .venv/.dev  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/.dev  ## lint, formatting, types, documentation
 	$(BIN)/ruff check

@@ -12,7 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from cryolike.errors import CryoLikeError, MissingFileError, OutputExistsError, UsageError
+from cryolike.errors import (
+    CryoLikeError,
+    MissingFileError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+)
 from cryolike.grids import CartesianGrid2D, PolarGrid
 
 __all__ = ["ImageDescriptor", "Precision", "load_descriptor", "one_pixel_size"]
@@ -243,12 +249,18 @@ class ImageDescriptor:
         ------
         OutputExistsError
             Where the file exists and `overwrite` is false.
+        OutputError
+            Where it cannot be written.
         """
         path = _with_suffix(path)
         if path.exists() and not overwrite:
             msg = f"{path} exists. Choose another name, or overwrite it (--overwrite)."
             raise OutputExistsError(msg)
-        np.savez(path, **self.to_arrays())  # type: ignore[arg-type]
+        try:
+            np.savez(path, **self.to_arrays())  # type: ignore[arg-type]
+        except OSError as error:
+            msg = f"{path} cannot be written ({error.strerror})."
+            raise OutputError(msg) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -266,7 +278,7 @@ class ImageDescriptor:
             msg = f"{path}: no such descriptor file. Make one with `cryolike describe`."
             raise MissingFileError(msg)
         try:
-            with np.load(file, allow_pickle=False) as data:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
                 return cls.from_arrays({key: data[key] for key in data.files})
         except CryoLikeError as error:
             msg = f"{file}: {error}"

@@ -184,8 +184,8 @@ def test_several_bases_are_a_warning(project: Path) -> None:
     assert found(result) == stacks
     (notice,) = result.notices
     assert notice.level == "warning"
-    assert f"1 relative to {Path.cwd()}" in notice.message
-    assert f"1 relative to {project}" in notice.message
+    assert f"{Path.cwd()} (1)" in notice.message
+    assert f"{project} (1)" in notice.message
 
 
 def test_absolute_names_are_taken_as_they_are(project: Path, tmp_path: Path) -> None:

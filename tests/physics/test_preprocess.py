@@ -56,7 +56,7 @@ def test_fourier_cropping_keeps_low_frequencies(side: int, factor: int) -> None:
         offsets = np.arange(n) - n // 2
         frequencies = np.arange(-((small - 1) // 2), (small - 1) // 2 + 1)
         wave = np.exp(-2j * np.pi * np.outer(frequencies, offsets) / n)
-        return np.asarray(np.einsum("ay,nyx,bx->nab", wave, pixels, wave)) / n**2
+        return np.asarray(np.einsum("ay,nyx,bx->nab", wave, pixels, wave) / n**2)
 
     np.testing.assert_allclose(coefficients(result), coefficients(images), atol=1e-13)
 

@@ -86,9 +86,11 @@ class StackSet:
         try:
             images = torch.load(path, weights_only=True, mmap=True)
         except (OSError, RuntimeError) as error:
-            msg = f"{path} cannot be opened ({error}). `cryolike verify` tells what is damaged."
-            raise IncompleteOutputError(msg) from error
-        assert isinstance(images, torch.Tensor)  # noqa: S101  (weights_only)
+            raise _unreadable(path, str(error)) from error
+        except Exception:  # torch's message tells how to run what is in the file
+            raise _unreadable(path, "it holds other things than a tensor") from None
+        if not isinstance(images, torch.Tensor):
+            raise _unreadable(path, "it holds no tensor")
         return images
 
     def metadata(self, i_stack: int) -> dict[str, np.ndarray]:
@@ -160,8 +162,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         Where it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             return {key: data[key] for key in data.files}
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
-        msg = f"{path} cannot be opened ({error}). `cryolike verify` tells what is damaged."
-        raise IncompleteOutputError(msg) from error
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> IncompleteOutputError:
+    msg = f"{path} cannot be opened ({reason}). `cryolike verify` tells what is damaged."
+    return IncompleteOutputError(msg)
