@@ -149,7 +149,7 @@ def star(tmp_path: Path) -> Path:
 @pytest.fixture
 def pairs(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     """Write stacks of 7, 2 and 6 images and a STAR file for each: stacks, STAR files."""
-    stacks = [write_stack(tmp_path / f"{n}.mrcs", pixels(n)) for n in (7, 2, 6)]
+    stacks = [write_stack(tmp_path / f"{n}.mrcs", pixels(n, seed=n)) for n in (7, 2, 6)]
     return stacks, [write_star(tmp_path / f"{n}.star", n) for n in (7, 2, 6)]
 
 

@@ -34,7 +34,7 @@ __all__ = ["DemoResult", "run_demo"]
 
 _MADE = {
     *("demo.png", "relion", "relion/particles.star", "relion/Particles", "converted"),
-    *("converted/fft", "converted/plots", "converted/wip", "converted/manifest.json"),
+    *("converted/fft", "converted/plots", "converted/.cryolike-wip", "converted/manifest.json"),
 }
 """What a demonstration leaves, also one that was interrupted."""
 

@@ -115,8 +115,8 @@ class ImageDescriptor:
             Where a value is out of range; the message lists all of them.
         """
         side_px = _one_number("n_pixels", n_pixels)
-        if side_px != int(side_px):
-            msg = f"n_pixels is {side_px}; it must be a whole number."
+        if side_px % 1 or (n_inplanes or 0) % 1:
+            msg = f"n_pixels is {n_pixels} and n_inplanes {n_inplanes}; both must be whole numbers."
             raise UsageError(msg)
         if not (0 < resolution_factor <= 1):
             msg = f"resolution_factor is {resolution_factor}; it must be above 0 and at most 1."
@@ -347,7 +347,7 @@ def _one_number(name: str, value: Any) -> float:
         msg = f"{name} is {value!r}; it must be one number, or two for x and y."
         raise UsageError(msg)
     spread = abs(numbers[0] - numbers[-1])
-    if spread > PIXEL_SIZE_TOLERANCE * abs(numbers[0]):
+    if not spread <= PIXEL_SIZE_TOLERANCE * abs(numbers[0]):
         msg = f"{name} is {value!r}; only square images and pixels are supported."
         raise UsageError(msg)
     return float(numbers[0])

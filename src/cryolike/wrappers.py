@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cryolike.conversion import ConversionReport, ConvertOptions, convert, plan_conversion
 from cryolike.descriptor import ImageDescriptor, load_descriptor, one_pixel_size
-from cryolike.errors import CryoLikeWarning
+from cryolike.errors import CryoLikeWarning, UsageError
 from cryolike.io.cryosparc import read_cryosparc
 from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
@@ -88,12 +89,14 @@ def convert_particle_stacks_from_paired_star_and_mrc_files(
     CryoLikeError
         Everything that is wrong, in one error.
     """
+    accept_ctf_applied = further.pop("accept_ctf_applied", False)
     return _convert(
         lambda: read_pairs(
             star_file_list,
             particle_file_list,
             defocus_angle_is_degree=defocus_angle_is_degree,
             phase_shift_is_degree=phase_shift_is_degree,
+            accept_ctf_applied=accept_ctf_applied,
         ),
         params_input,
         folder_output,
@@ -149,8 +152,9 @@ def convert_particle_stacks_from_indexed_star_file(
     CryoLikeError
         Everything that is wrong, in one error.
     """
+    accept_ctf_applied = further.pop("accept_ctf_applied", False)
     return _convert(
-        lambda: read_star(star_file),
+        lambda: read_star(star_file, accept_ctf_applied=accept_ctf_applied),
         params_input,
         folder_output,
         pixel_size,
@@ -296,6 +300,10 @@ def _convert(
     **options: Any,
 ) -> ConversionReport:
     """Read, plan and convert, with warnings as warnings and a progress bar on a terminal."""
+    unknown = options.keys() - {field.name for field in fields(ConvertOptions)}
+    if unknown:
+        msg = f"unknown option: {', '.join(sorted(unknown))}."
+        raise UsageError(msg)
     if not (skip_exist or overwrite):
         refuse_existing_results(Path(folder_output))
     plan = plan_conversion(

@@ -836,8 +836,8 @@ def test_existing_results_are_refused(build: SetBuilder, tmp_path: Path, left: s
         if keep not in name:
             (out / name).unlink()
     if left == "wip":
-        (out / "wip").mkdir()
-        (out / "wip/lock").touch()
+        (out / ".cryolike-wip").mkdir()
+        (out / ".cryolike-wip/lock").touch()
     before = files_below(out)
     with pytest.raises(OutputExistsError, match="overwrite"):
         run(path, out)
@@ -1106,7 +1106,7 @@ convert(plan, sys.argv[2], progress=kill)
     if killed.returncode == 0:
         pytest.skip("the run was over before it could be killed")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (out / "wip").is_dir()
+    assert (out / ".cryolike-wip").is_dir()
     report = run(path, out, batch_size=4, skip_exist=True)
     assert report.n_stacks_kept >= 1
     run(path, tmp_path / "whole", batch_size=4)
@@ -1138,7 +1138,7 @@ def test_full_disk_on_the_way_loses_nothing(
         patched.setattr(sys.modules[module], function, full)
         with pytest.raises(OutputError, match=r"disk is full.*--resume"):
             run(path, out, batch_size=2)
-    assert not list(out.glob("wip/*.pt"))
+    assert not list(out.glob(".cryolike-wip/*.pt"))
     report = run(path, out, batch_size=2, skip_exist=True)
     assert report.n_stacks_kept == n_before
     run(path, tmp_path / "whole", batch_size=2)
@@ -1223,10 +1223,10 @@ def test_refused_resumption_keeps_what_an_interrupted_run_left(
     path, out = with_bad_image(build, "nan").path, tmp_path / "out"
     with pytest.raises(ImageError):
         run(path, out, batch_size=2)
-    before = {name: data for name, data in files_below(out).items() if name != "wip/lock"}
+    before = {name: data for name, data in files_below(out).items() if name != ".cryolike-wip/lock"}
     with pytest.raises(OutputExistsError, match="contrast"):
         run(path, out, batch_size=2, contrast="invert", skip_exist=True)
-    after = {name: data for name, data in files_below(out).items() if name != "wip/lock"}
+    after = {name: data for name, data in files_below(out).items() if name != ".cryolike-wip/lock"}
     assert after == before
     report = run(path, out, batch_size=2, on_bad_image="skip", skip_exist=True)
     assert report.n_stacks_kept == 2
@@ -1337,11 +1337,11 @@ def test_folder_in_use_is_refused(
 def test_lock_of_a_dead_process_does_not_stop_resuming(build: SetBuilder, tmp_path: Path) -> None:
     """A lock file that nobody holds is no lock."""
     path, out = build.relion((3,)).path, tmp_path / "out"
-    (out / "wip").mkdir(parents=True)
-    (out / "wip/lock").write_text("process 1 on nowhere")
+    (out / ".cryolike-wip").mkdir(parents=True)
+    (out / ".cryolike-wip/lock").write_text("process 1 on nowhere")
     report = run(path, out, skip_exist=True)
     assert report.n_images_out == 3
-    assert not (out / "wip").exists()
+    assert not (out / ".cryolike-wip").exists()
 
 
 def test_errors_in_metadata_leave_no_folder(build: SetBuilder, tmp_path: Path) -> None:

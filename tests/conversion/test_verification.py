@@ -204,7 +204,7 @@ def test_extra_stack_is_found(out: Path) -> None:
 
 def test_unfinished_run_is_no_good_set(out: Path) -> None:
     """Another run has begun in the folder."""
-    (out / "wip").mkdir()
+    (out / ".cryolike-wip").mkdir()
     assert any("wip" in fault for fault in verify(out).faults)
 
 

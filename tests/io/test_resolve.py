@@ -298,3 +298,22 @@ def test_unusual_names_are_found(project: Path, name: str) -> None:
     stack = put(project / "Extract" / name)
     result = resolve_image_files(table_of([f"Extract/{name}"], project / "p.star"))
     assert found(result) == [stack]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_twin_is_never_anothers_stack(tmp_path: Path, given: bool) -> None:
+    """Where a.mrcs is named itself, a missing a.mrc does not borrow its images."""
+    put(tmp_path / "a.mrcs")
+    table = table_of(["a.mrc", "a.mrcs"], tmp_path / "x.star")
+    result = resolve_image_files(table, tmp_path if given else "")
+    assert result.paths[0] is None
+    assert found(result)[1] == tmp_path / "a.mrcs"
+    assert [problem.kind for problem in result.problems] == ["missing"]
+
+
+def test_spellings_of_one_name_are_one_stack(tmp_path: Path) -> None:
+    """'./P/a.mrcs' and 'P/a.mrcs' do not clash in a folder given."""
+    put(tmp_path / "a.mrcs")
+    result = resolve_image_files(table_of(["./P/a.mrcs", "P/a.mrcs"], tmp_path / "x"), tmp_path)
+    assert found(result) == [tmp_path / "a.mrcs"] * 2
+    assert not result.problems

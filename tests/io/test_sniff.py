@@ -38,7 +38,7 @@ def numpy_file() -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", "git lfs pull"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html>", "web page", "Download"),
         (b"<HTML>", "web page", "Download"),
-        (gzip.compress(b"x"), "gzip", "gunzip"),
+        (gzip.compress(b"x", mtime=0), "gzip", "gunzip"),
         (bz2.compress(b"x"), "bzip2", "bunzip2"),
         (lzma.compress(b"x"), "xz", "unxz"),
         (zip_archive(), "ZIP", "Unpack"),

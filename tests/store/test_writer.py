@@ -101,7 +101,7 @@ def test_finished_folder_holds_only_results(tmp_path: Path, header: RunHeader) -
     names = {*(file.name for file in manifest.all_files()), "manifest.json"}
     assert set(files_below(tmp_path / "out")) == names
     assert len(names) == 3 * 2 + 3 + 1
-    assert not (tmp_path / "out/wip").exists()
+    assert not (tmp_path / "out/.cryolike-wip").exists()
 
 
 def test_records_tell_size_and_checksum(tmp_path: Path, header: RunHeader) -> None:
@@ -159,7 +159,7 @@ def test_journal_torn_by_a_kill_counts_up_to_its_last_whole_line(
     with RunFolder(out, header) as run:
         run.write_stack(content(0))
         run.write_stack(content(1))
-    journal = out / "wip/stacks.jsonl"
+    journal = out / ".cryolike-wip/stacks.jsonl"
     journal.write_text(journal.read_text()[:-20])
     with RunFolder(out, header, skip_exist=True) as run:
         assert sorted(run.records) == [0]
@@ -177,14 +177,14 @@ def test_damaged_record_of_a_run_is_an_error_of_ours(
     out = tmp_path / "out"
     with RunFolder(out, header) as run:
         run.write_stack(content(0))
-    (out / "wip/run.json").write_text(text)
+    (out / ".cryolike-wip/run.json").write_text(text)
     with (
         pytest.raises(OutputExistsError, match="--overwrite"),
         RunFolder(out, header, skip_exist=True),
     ):
         pass
     write_all(out, header, overwrite=True)
-    assert not (out / "wip").exists()
+    assert not (out / ".cryolike-wip").exists()
 
 
 def test_error_in_the_middle_keeps_the_record(tmp_path: Path, header: RunHeader) -> None:

@@ -6,6 +6,7 @@ anything. Making one reads the headers of all stacks and reports everything wron
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,14 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         faults = []
+        for name in ("batch_size", "downsample_factor", "n_stacks_max"):
+            try:
+                # NumPy's integers are as good, but are no JSON
+                object.__setattr__(self, name, operator.index(getattr(self, name)))
+            except TypeError:
+                faults.append(f"{name} is {getattr(self, name)!r}; it must be a whole number.")
+        if faults:
+            raise UsageError("\n".join(faults))
         if self.batch_size < 1:
             faults.append(f"batch_size is {self.batch_size}; it must be at least 1.")
         if self.downsample_factor < 1:
@@ -469,24 +478,23 @@ def _grid_problems(
 ) -> list[Problem]:
     """Rows whose box or pixel size is not what the descriptor or the caller says."""
     table, factor = surveyed.table, options.downsample_factor
-    for box in np.unique(surveyed.box_of_row[surveyed.box_of_row > 0]):
-        check_downsampling(int(box), factor, options.downsample_type)
+    check_downsampling(descriptor.cartesian_grid.side_px * factor, factor, options.downsample_type)
     after = f" after downsampling by {factor}" if factor > 1 else ""
     files = ", ".join(table.metadata_files)
     wanted_box = descriptor.cartesian_grid.side_px
     wanted_A = descriptor.cartesian_grid.pixel_size_A
     problems = []
     for box in np.unique(surveyed.box_of_row):
-        if box and box // factor != wanted_box:
+        if box and box != wanted_box * factor:
             rows = np.flatnonzero(surveyed.box_of_row == box)
             problems.append(
                 Problem(
-                    message=f"images are {box // factor}×{box // factor} pixels{after}, the "
-                    f"descriptor says {wanted_box}×{wanted_box} ({rows.size:,} of "
-                    f"{len(table):,} rows)",
+                    message=f"images are {_divided(box, factor)} pixels{after}, the descriptor "
+                    f"says {wanted_box}×{wanted_box} ({rows.size:,} of {len(table):,} rows)",
                     reason=f"box of {box} pixels",
-                    remedy="Make a descriptor for these images (`cryolike describe --n-pixels "
-                    f"{box // factor}`), or choose a downsampling factor that fits.",
+                    remedy="Make a descriptor for these images (`cryolike describe`), choose a "
+                    "downsampling factor that fits, or leave these rows out with --on-bad-row "
+                    "skip.",
                     file=files,
                     rows=rows,
                     places=_stacks_of_box(surveyed, int(box)),
@@ -518,6 +526,11 @@ def _grid_problems(
             )
         )
     return problems
+
+
+def _divided(box: int, factor: int) -> str:
+    side = f"{box / factor:g}"
+    return f"{side}×{side}"
 
 
 def _stacks_of_box(surveyed: Survey, box: int) -> LazyPlaces:

@@ -60,7 +60,9 @@ _IMAGES_AT_ONCE = 64
 _N_SAMPLE = 100
 """Images looked at to tell whether protein is dark."""
 
-_DARK_SIGMA = 3.0
+_N_SAMPLE_LEAST = 20
+
+_DARK_SIGMA = 4.0
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -256,18 +258,18 @@ def convert(
             "Resuming (--resume, skip_exist) and overwriting (--overwrite, overwrite) contradict "
             "each other: choose one."
         )
-    _refuse_overwriting_sources(plan, OutputLayout(folder))
-    header = _run_header(plan)
-    chosen = resolve_device(device)
-    with RunFolder(folder, header, skip_exist=skip_exist, overwrite=overwrite) as run:
+    layout = OutputLayout(folder)
+    _refuse_overwriting_sources(plan, layout)
+    # Whatever can fail does so before results of an earlier run are touched
+    converter = ImageConverter(plan, resolve_device(device))
+    check_free_space(folder, _bytes_needed(plan, layout))
+    with RunFolder(folder, _run_header(plan), skip_exist=skip_exist, overwrite=overwrite) as run:
         n_kept = len(run.records)
         dark: tuple[Notice, ...] = ()
-        if not (run.is_complete and run.layout.manifest.exists()):
-            missing = sum(s.stop - s.start for s in plan.stacks if s.index not in run.records)
-            check_free_space(folder, missing * plan.descriptor.polar_image_bytes)
+        if not run.is_finished:
             with StackReader(scratch_folder=str(run.layout.wip)) as reader:
                 dark = _dark_protein_notice(plan, reader)
-                _Pipeline(plan, run, reader, ImageConverter(plan, chosen), progress).run()
+                _Pipeline(plan, run, reader, converter, progress).run()
             run.finish(plan.rejects)
         records = list(run.records.values())
     return ConversionReport(
@@ -527,8 +529,12 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError as error:
         msg = f"device {device!r} is not known ({error}). Use cpu, cuda or auto."
         raise UsageError(msg) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but PyTorch finds no GPU here.")
+    if chosen.type not in ("cpu", "cuda"):
+        msg = f"device {device!r} is not supported. Use cpu, cuda or auto."
+        raise UsageError(msg)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        msg = f"device {device!r} was asked for, but PyTorch finds no such GPU here."
+        raise UsageError(msg)
     return chosen
 
 
@@ -545,6 +551,14 @@ def _run_header(plan: ConversionPlan) -> RunHeader:
         n_stacks=len(plan.stacks),
         inputs=tuple(InputRecord.of_path(path) for path in plan.input_paths),
     )
+
+
+def _bytes_needed(plan: ConversionPlan, layout: OutputLayout) -> int:
+    """Bytes that the disk must have free: results there already are kept or replaced."""
+    names = (layout.tensor_name(stack.index) for stack in plan.stacks)
+    present = (layout.path(name) for name in names)
+    freed = sum(path.stat().st_size for path in present if path.is_file())
+    return max(0, plan.n_images * plan.descriptor.polar_image_bytes - freed)
 
 
 def _refuse_overwriting_sources(plan: ConversionPlan, layout: OutputLayout) -> None:
@@ -567,8 +581,8 @@ def _refuse_overwriting_sources(plan: ConversionPlan, layout: OutputLayout) -> N
 def _dark_protein_notice(plan: ConversionPlan, reader: StackReader) -> tuple[Notice, ...]:
     """Warn where a sample of the images says that protein is dark.
 
-    The sample must hold at least 10 images, and the mean contrast of its central discs lie more
-    than 3 standard errors below 0.
+    The sample must hold at least 20 images, and the mean contrast of its central discs lie more
+    than 4 standard errors below 0.
     """
     box = plan.headers[0].box_px
     n_sample = min(_N_SAMPLE, len(plan.table), max(1, _READ_BYTES // (box * box * 4)))
@@ -576,13 +590,12 @@ def _dark_protein_notice(plan: ConversionPlan, reader: StackReader) -> tuple[Not
     images = torch.from_numpy(read_rows(plan, reader, rows))
     contrast = central_disc_contrast(images).numpy() * contrast_factors(plan)[rows]
     contrast = contrast[np.isfinite(contrast)]
-    if contrast.size < 10:
+    if contrast.size < _N_SAMPLE_LEAST:
         return ()
     error = contrast.std(ddof=1) / np.sqrt(contrast.size)
     if not contrast.mean() < -_DARK_SIGMA * error:
         return ()
-    now = plan.options.contrast
-    remedy = "keep" if now == "invert" else "invert"
+    remedy = "keep" if contrast_factors(plan)[rows].mean() < 0 else "invert"
     return (
         Notice(
             f"Protein looks dark in a sample of {contrast.size} images (central disc below the "

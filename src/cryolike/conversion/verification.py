@@ -136,7 +136,9 @@ def _file_faults(stacks: StackSet, progress: Callable[[int, int], None] | None) 
     extra = [path for path in layout.results_present() if path not in expected]
     faults += [f"{path.relative_to(layout.folder)} is not of this set" for path in extra]
     if layout.wip.exists():
-        faults.append("a folder 'wip' is there: another run has begun and not finished")
+        faults.append(
+            f"a folder '{layout.wip.name}' is there: another run has begun and not finished"
+        )
     if len(stacks.manifest.stacks) != stacks.manifest.header.n_stacks:
         faults.append(
             f"the manifest lists {len(stacks.manifest.stacks):,} stacks of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,20 @@ def _is_file(path: Path) -> bool:
 
 
 def _plain(name: str) -> str:
-    return name.removeprefix(">").strip()
+    """Name without the mark of exported files and without './' and the like."""
+    plain = name.removeprefix(">").strip()
+    return posixpath.normpath(plain) if plain else ""
+
+
+def _without_borrowed(
+    wanted: Sequence[Path], paths: Sequence[Path | None]
+) -> tuple[Path | None, ...]:
+    """Drop twins that are another name's own file: two names never share one stack's pixels."""
+    own = {path for want, path in zip(wanted, paths, strict=True) if path == want}
+    return tuple(
+        None if path != want and path in own else path
+        for want, path in zip(wanted, paths, strict=True)
+    )
 
 
 def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
@@ -102,7 +116,7 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
         notices = [
             Notice("Stacks of different folders share a name: whole paths are used.", "note")
         ]
-    paths = tuple(_existing(path) for path in wanted)
+    paths = _without_borrowed(wanted, [_existing(path) for path in wanted])
     if clashes and any(path is None for path in paths):
         problem = Problem(
             message=f"different stacks share a file name, which {folder} alone cannot tell apart",
@@ -135,7 +149,7 @@ def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
         paths.append(hit[1] if hit else None)
         if hit and not Path(_plain(name)).is_absolute():
             used[hit[0]] += 1
-    found = tuple(paths)
+    found = _without_borrowed(wanted, paths)
     tried = [[base / _plain(name) for base in bases] for name in table.image_files]
     notices = list(_twin_notices(wanted, found))
     elsewhere = {base: n for base, n in used.items() if base != bases[0] or len(used) > 1}

@@ -48,8 +48,8 @@ def check_downsampling(box_px: int, factor: int, kind: str) -> None:
         kinds = ", ".join(get_args(DownsampleType))
         msg = f"downsample_type is {kind!r}; it must be one of {kinds}."
         raise UsageError(msg)
-    if factor < 1 or factor != int(factor):
-        msg = f"downsample_factor is {factor}; it must be a whole number of at least 1."
+    if factor < 1:
+        msg = f"downsample_factor is {factor}; it must be at least 1."
         raise UsageError(msg)
     if box_px % factor:
         divisors = ", ".join(str(d) for d in range(1, box_px // 2 + 1) if box_px % d == 0)

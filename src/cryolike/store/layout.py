@@ -57,7 +57,7 @@ class OutputLayout:
     @property
     def wip(self) -> Path:
         """Folder of a run that has not finished; gone afterwards."""
-        return self.folder / "wip"
+        return self.folder / ".cryolike-wip"
 
     @property
     def wip_header(self) -> Path:
@@ -81,7 +81,8 @@ class OutputLayout:
     def results_present(self) -> list[Path]:
         """Files of ours in the folder, finished or not, except those of `wip`."""
         patterns = [f"{prefix}{'[0-9]' * 6}.*" for prefix in (_STACK, *_PLOTS)]
-        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        matches = (path for pattern in patterns for path in self.folder.glob(pattern))
+        found = [path for path in matches if path.is_file() or path.is_symlink()]
         found += [path for path in (self.manifest, self.rejects) if path.exists()]
         return sorted(found)
 

@@ -1,7 +1,7 @@
 """Writing a run's output so that each file is complete or absent, whenever the run is killed.
 
-Files are written in a folder ``wip`` beside the results and renamed into place; a journal there
-lists the stacks that are complete. When all are, the manifest is put in place and ``wip`` goes.
+Files are written in a folder ``.cryolike-wip`` beside the results and renamed into place; a journal there
+lists the stacks that are complete. When all are, the manifest is put in place and ``.cryolike-wip`` goes.
 """
 
 from __future__ import annotations
@@ -110,6 +110,9 @@ class RunFolder:
         """Complete stacks by counter, those of earlier runs included."""
 
     def __enter__(self) -> Self:
+        if self.layout.folder.exists() and not self.layout.folder.is_dir():
+            msg = f"{self.layout.folder} is a file, not a folder. Choose another output folder."
+            raise OutputExistsError(msg)
         if not (self._skip_exist or self._overwrite):
             refuse_existing_results(self.layout.folder)
         self._made_folder = not self.layout.folder.exists()
@@ -118,9 +121,12 @@ class RunFolder:
             self.layout.wip.mkdir(parents=True, exist_ok=True)
             self._lock = _acquire_lock(self.layout.wip_lock)
         try:
+            if not (self._skip_exist or self._overwrite):
+                # A run that finished since we looked, before we held the lock
+                _refuse_results(self.layout, self.layout.results_present())
             self._prepare()
         except BaseException:
-            self._leave(remove_wip=self._made_wip)
+            self._leave(remove_wip=self._made_wip and not self._is_wip_needed())
             raise
         return self
 
@@ -130,9 +136,11 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Without a manifest, wip holds the only record of what results there are
-        is_needed = bool(self.layout.results_present()) and not self.layout.manifest.exists()
-        self._leave(remove_wip=not is_needed)
+        self._leave(remove_wip=not self._is_wip_needed())
+
+    def _is_wip_needed(self) -> bool:
+        """Whether wip holds the only record of what results there are."""
+        return bool(self.layout.results_present()) and not self.layout.manifest.exists()
 
     def _prepare(self) -> None:
         """Find what counts of an earlier run, and remove the rest.
@@ -148,7 +156,7 @@ class RunFolder:
                 header, records = earlier
                 self._refuse_other_run(header)
                 self.records = {r.index: r for r in records if self._is_intact(r)}
-                if self.is_complete and self.layout.manifest.exists():
+                if self.is_finished:
                     return
         with writing(self.layout.folder):
             _write_text(self.layout.wip_header, self._header.to_json())
@@ -158,7 +166,7 @@ class RunFolder:
             self._remove_remnants()
 
     def _earlier_run(self) -> tuple[RunHeader, tuple[StackRecord, ...]] | None:
-        if self.layout.manifest.exists():
+        if self.layout.manifest.exists() and not self._has_begun():
             manifest = Manifest.load(self.layout.manifest)
             return manifest.header, manifest.stacks
         if self.layout.wip_header.exists():
@@ -179,6 +187,13 @@ class RunFolder:
             raise OutputExistsError(msg)
         return None
 
+    def _has_begun(self) -> bool:
+        """Whether this very run began to replace a finished one and was cut off at once."""
+        try:
+            return self.layout.wip_header.read_text(encoding="utf-8") == self._header.to_json()
+        except (OSError, UnicodeDecodeError):
+            return False
+
     def _refuse_other_run(self, earlier: RunHeader) -> None:
         changes = [change for record in earlier.inputs if (change := record.change())]
         if changes:
@@ -198,18 +213,28 @@ class RunFolder:
             raise OutputExistsError(msg)
 
     def _is_intact(self, record: StackRecord) -> bool:
-        paths = ((file, self.layout.path(file.name)) for file in record.files)
-        return all(
+        return all(self._is_file_intact(file) for file in record.files)
+
+    def _is_file_intact(self, file: FileRecord) -> bool:
+        path = self.layout.path(file.name)
+        return (
             path.is_file()
             and path.stat().st_size == file.n_bytes
             and checksum_of_file(path) == file.xxh3_128
-            for file, path in paths
         )
 
     @property
     def is_complete(self) -> bool:
         """Whether all stacks of the run are there."""
         return len(self.records) == self._header.n_stacks
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: all stacks, the manifest and what else it lists."""
+        if not (self.is_complete and self.layout.manifest.exists()):
+            return False
+        files = Manifest.load(self.layout.manifest).files
+        return all(self._is_file_intact(file) for file in files)
 
     def write_stack(self, content: StackContent) -> StackRecord:
         """Write one stack; afterwards it is complete, before it is absent.
@@ -245,7 +270,7 @@ class RunFolder:
         return record
 
     def finish(self, rejected_rows: tuple[Reject, ...] = ()) -> Manifest:
-        """Put the list of rejects and the manifest in place and remove ``wip``.
+        """Put the list of rejects and the manifest in place and remove ``.cryolike-wip``.
 
         Parameters
         ----------
@@ -261,10 +286,9 @@ class RunFolder:
         rejects = [*rejected_rows, *(reject for stack in stacks for reject in stack.rejected)]
         files = []
         if rejects:
-            text = _rejects_csv(rejects, self._header)
-            files.append(
-                self._write_file(self.layout.rejects.name, lambda file: file.write(text.encode()))
-            )
+            # Names that are not UTF-8 go out as the bytes they came in as
+            text = _rejects_csv(rejects, self._header).encode("utf-8", "surrogateescape")
+            files.append(self._write_file(self.layout.rejects.name, lambda file: file.write(text)))
         manifest = Manifest(header=self._header, stacks=stacks, files=tuple(files))
         with writing(self.layout.manifest):
             _write_text(self.layout.manifest, manifest.to_json(), via=self.layout.wip)
@@ -333,9 +357,13 @@ def refuse_existing_results(folder: Path) -> None:
     if layout.wip_lock.exists():
         present.append(layout.wip)
         _refuse_locked(layout.wip_lock)
+    _refuse_results(layout, present)
+
+
+def _refuse_results(layout: OutputLayout, present: list[Path]) -> None:
     if present:
         msg = (
-            f"{folder} already holds {len(present):,} files of a conversion "
+            f"{layout.folder} already holds {len(present):,} files of a conversion "
             f"(first: {present[0].name}). Resume that run with --resume (skip_exist=True), "
             "replace it with --overwrite (overwrite=True), or choose another folder."
         )
@@ -438,7 +466,7 @@ def _acquire_lock(path: Path) -> IO[str]:
         lock = path.open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise _in_use(path) from error
         # A run that has just finished may have removed the file before we locked it
@@ -456,7 +484,7 @@ def _refuse_locked(path: Path) -> None:
     with path.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise _in_use(path) from error
 
 
