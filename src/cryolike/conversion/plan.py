@@ -32,7 +32,7 @@ from cryolike.errors import (
 from cryolike.io.mrc_header import StackHeader, read_stack_header
 from cryolike.io.resolve import resolve_image_files
 from cryolike.particles import ParticleTable
-from cryolike.physics.preprocess import DownsampleType, check_downsampling
+from cryolike.physics.preprocess import DownsampleType, check_downsampling, indivisible_box
 
 __all__ = [
     "ConversionPlan",
@@ -478,26 +478,32 @@ def _grid_problems(
 ) -> list[Problem]:
     """Rows whose box or pixel size is not what the descriptor or the caller says."""
     table, factor = surveyed.table, options.downsample_factor
-    check_downsampling(descriptor.cartesian_grid.side_px * factor, factor, options.downsample_type)
+    boxes = [box for box in np.unique(surveyed.box_of_row).tolist() if box]
+    # Where the factor fits no box it is the option that is wrong, else some of the rows are
+    fitting = [box for box in boxes if factor > 0 and box % factor == 0]
+    check_downsampling((fitting or boxes or [0])[0], factor, options.downsample_type)
     after = f" after downsampling by {factor}" if factor > 1 else ""
     files = ", ".join(table.metadata_files)
     wanted_box = descriptor.cartesian_grid.side_px
     wanted_A = descriptor.cartesian_grid.pixel_size_A
     problems = []
-    for box in np.unique(surveyed.box_of_row):
-        if box and box != wanted_box * factor:
+    for box in boxes:
+        if box != wanted_box * factor:
             rows = np.flatnonzero(surveyed.box_of_row == box)
+            side = f"{box // factor}×{box // factor} pixels{after}"
             problems.append(
                 Problem(
-                    message=f"images are {_divided(box, factor)} pixels{after}, the descriptor "
-                    f"says {wanted_box}×{wanted_box} ({rows.size:,} of {len(table):,} rows)",
+                    message=(
+                        indivisible_box(box, factor)
+                        or f"images are {side}, the descriptor says {wanted_box}×{wanted_box}"
+                    )
+                    + f" ({rows.size:,} of {len(table):,} rows)",
                     reason=f"box of {box} pixels",
-                    remedy="Make a descriptor for these images (`cryolike describe`), choose a "
-                    "downsampling factor that fits, or leave these rows out with --on-bad-row "
-                    "skip.",
+                    remedy="Make a descriptor for these images (`cryolike describe --n-pixels "
+                    f"{box // factor}`), or choose a downsampling factor that fits.",
                     file=files,
                     rows=rows,
-                    places=_stacks_of_box(surveyed, int(box)),
+                    places=_stacks_of_box(surveyed, box),
                 )
             )
     if options.pixel_size_A is not None and _differs(options.pixel_size_A * factor, wanted_A):
@@ -526,11 +532,6 @@ def _grid_problems(
             )
         )
     return problems
-
-
-def _divided(box: int, factor: int) -> str:
-    side = f"{box / factor:g}"
-    return f"{side}×{side}"
 
 
 def _stacks_of_box(surveyed: Survey, box: int) -> LazyPlaces:

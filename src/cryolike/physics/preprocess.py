@@ -18,6 +18,7 @@ __all__ = [
     "central_disc_contrast",
     "check_downsampling",
     "downsample",
+    "indivisible_box",
     "is_blank",
     "normalise",
 ]
@@ -51,12 +52,16 @@ def check_downsampling(box_px: int, factor: int, kind: str) -> None:
     if factor < 1:
         msg = f"downsample_factor is {factor}; it must be at least 1."
         raise UsageError(msg)
-    if box_px % factor:
-        divisors = ", ".join(str(d) for d in range(1, box_px // 2 + 1) if box_px % d == 0)
-        msg = (
-            f"downsample_factor {factor} does not divide the box of {box_px}; these do: {divisors}."
-        )
-        raise UsageError(msg)
+    if message := indivisible_box(box_px, factor):
+        raise UsageError(message)
+
+
+def indivisible_box(box_px: int, factor: int) -> str:
+    """Say which factors fit, where this one does not; else nothing."""
+    if box_px % factor == 0:
+        return ""
+    divisors = ", ".join(str(d) for d in range(1, box_px // 2 + 1) if box_px % d == 0)
+    return f"downsample_factor {factor} does not divide the box of {box_px}; these do: {divisors}"
 
 
 def downsample(

@@ -1,7 +1,8 @@
 """Writing a run's output so that each file is complete or absent, whenever the run is killed.
 
-Files are written in a folder ``.cryolike-wip`` beside the results and renamed into place; a journal there
-lists the stacks that are complete. When all are, the manifest is put in place and ``.cryolike-wip`` goes.
+Files are written in a folder beside the results, ``.cryolike-wip``, and renamed into place; a
+journal there lists the stacks that are complete. When all are, the manifest is put in place and
+that folder goes.
 """
 
 from __future__ import annotations
@@ -140,7 +141,9 @@ class RunFolder:
 
     def _is_wip_needed(self) -> bool:
         """Whether wip holds the only record of what results there are."""
-        return bool(self.layout.results_present()) and not self.layout.manifest.exists()
+        is_finished = self.layout.manifest.exists()
+        has_results = self.layout.wip_journal.exists() and bool(self.layout.results_present())
+        return has_results and not is_finished
 
     def _prepare(self) -> None:
         """Find what counts of an earlier run, and remove the rest.
@@ -159,9 +162,9 @@ class RunFolder:
                 if self.is_finished:
                     return
         with writing(self.layout.folder):
-            _write_text(self.layout.wip_header, self._header.to_json())
             lines = [canonical_json(asdict(self.records[i])) for i in sorted(self.records)]
             _write_text(self.layout.wip_journal, "".join(f"{line}\n" for line in lines))
+            _write_text(self.layout.wip_header, self._header.to_json())
             self.layout.manifest.unlink(missing_ok=True)
             self._remove_remnants()
 
@@ -189,6 +192,8 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """Whether this very run began to replace a finished one and was cut off at once."""
+        if not self.layout.wip_journal.exists():
+            return False
         try:
             return self.layout.wip_header.read_text(encoding="utf-8") == self._header.to_json()
         except (OSError, UnicodeDecodeError):
