@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import finufft
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from cryolike.descriptor import ImageDescriptor, Precision
 from cryolike.grids import CartesianGrid2D, PolarGrid
-from cryolike.physics.polar import PolarTransform, integrated_power
+from cryolike.physics.polar import PolarTransform, _OnDevice, integrated_power
 
 BOUND = {"single": 2e-6, "double": 1e-11}
 
@@ -167,6 +169,51 @@ def test_batches_do_not_change_an_image() -> None:
     together = transform(images)
     alone = torch.cat([transform(images[i : i + 1]) for i in (0, 31, 32, 69)])
     assert relative_error(together[[0, 31, 32, 69]], alone.numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize(("n", "n_inplanes"), [(2, None), (7, 9), (16, None), (25, 30)])
+def test_steps_for_other_devices_equal_those_for_processors(
+    n: int, n_inplanes: int | None, precision: str
+) -> None:
+    """What runs on a GPU, run on the processor, gives the same polar images."""
+    transform = make_transform(n, precision, n_inplanes=n_inplanes)
+    on_device = make_transform(n, precision, n_inplanes=n_inplanes)
+    on_device._steps = _OnDevice(on_device._points, on_device._preweight)
+    images = random_images(transform)
+    assert relative_error(on_device(images), transform(images).numpy()) < BOUND[precision] / 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("n", [5, 64, 127])
+def test_gpu_equals_processor(n: int, precision: str) -> None:
+    """A GPU gives the same polar images."""
+    transform = make_transform(n, precision)
+    on_gpu = PolarTransform(transform.pixels, transform.polar, precision, "cuda")
+    images = random_images(transform, 9)
+    found = on_gpu(images.cuda()).cpu()
+    assert relative_error(found, transform(images).numpy()) < BOUND[precision]
+
+
+@pytest.mark.parametrize("n_threads", [None, 1, 3])
+def test_threads_do_not_change_images(n_threads: int | None) -> None:
+    """However many threads share the work, an image is the same to the last bit."""
+    transform = make_transform(64, "single")
+    images = random_images(transform, 50)
+    expected = torch.cat([transform(image[None]) for image in images])
+    before = torch.get_num_threads()
+    torch.testing.assert_close(transform(images, n_threads=n_threads), expected, rtol=0, atol=0)
+    assert torch.get_num_threads() == before
+
+
+def test_transform_can_be_sent_to_another_process() -> None:
+    """A pickled transform is small and does the same."""
+    transform = make_transform(32, "single")
+    sent = pickle.dumps(transform)
+    assert len(sent) < 2_000
+    images = random_images(transform)
+    torch.testing.assert_close(pickle.loads(sent)(images), transform(images), rtol=0, atol=0)
 
 
 def test_out_is_used() -> None:

@@ -1,68 +1,34 @@
 """Images to polar Fourier images: a non-uniform Fourier transform built once for a grid.
 
 All images of a set share one polar grid, so everything that depends on the grid is computed once:
-the image is divided by the Fourier transform of an interpolation kernel, padded to twice its size
-and transformed by FFT; one sparse matrix then interpolates the padded transform at the polar
-points of half the circle, for a batch of images at once. The other half is the complex conjugate,
-because images are real.
+the image is divided by the Fourier transform of an interpolation kernel, padded to 1.5 times its
+size and transformed by FFT; from the padded transform it is interpolated at the polar points of
+half the circle. The other half is the complex conjugate, because images are real.
 
 Axes: x is the fast axis (columns), y the slow axis (rows), θ runs from +x towards +y.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from scipy.fft import next_fast_len
-from scipy.special import i0e
 from torch import Tensor
 
 from cryolike.descriptor import ImageDescriptor, Precision
 from cryolike.grids import CartesianGrid2D, PolarGrid
+from cryolike.physics import compiled
+from cryolike.physics.gridding import KERNEL_WIDTH, KaiserBessel, PolarPoints, padded_side
+from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["PolarTransform", "integrated_power"]
 
-_PADDING = 2.0
-_KERNEL_WIDTH = {Precision.SINGLE: 7, Precision.DOUBLE: 14}
-"""Points of the padded grid that the kernel spans along an axis: errors of 8e-7 and 1e-13."""
-
-_IMAGES_AT_ONCE = 32
-"""Images in one sparse product; more fall out of the processor's cache."""
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """Kaiser–Bessel interpolation kernel.
-
-    The shape parameter is that of Beatty, Nishimura and Pauly (2005), IEEE Trans. Med. Imaging
-    24, 799.
-    """
-
-    width: int
-
-    @property
-    def _beta(self) -> float:
-        ratio = self.width / _PADDING * (_PADDING - 0.5)
-        return float(np.pi * np.sqrt(ratio**2 - 0.8))
-
-    def values(self, distance: np.ndarray) -> np.ndarray:
-        """Kernel at distances in points of the padded grid; 0 outside its width."""
-        inside = 1 - (2 * distance / self.width) ** 2
-        root = np.sqrt(np.maximum(inside, 0))
-        # i0e(x) = exp(-x) I0(x) keeps the ratio to the peak finite
-        ratio = i0e(self._beta * root) / i0e(self._beta) * np.exp(self._beta * (root - 1))
-        return np.where(inside > 0, ratio, 0.0)
-
-    def transform(self, position: np.ndarray) -> np.ndarray:
-        """Fourier transform of the kernel at positions in units of the padded box."""
-        nodes, weights = np.polynomial.legendre.leggauss(20 + 6 * self.width)
-        distance = nodes * self.width / 2
-        weighted = self.values(distance) * weights * self.width / 2
-        return weighted @ np.cos(2 * np.pi * np.outer(distance, position))
+_CACHE_BYTES = 2**20
+"""Padded transforms worked on at once: what a core's own cache holds."""
 
 
 class PolarTransform:
@@ -92,16 +58,20 @@ class PolarTransform:
     ) -> None:
         self.pixels, self.polar, self.precision = pixels, polar, Precision(precision)
         self.device = torch.device(device)
-        self._kernel = _Kernel(_KERNEL_WIDTH[self.precision])
-        self._margin = self._kernel.width // 2 + 1
-        self._side = _padded_side(pixels.side_px, 2 * self._margin + 2)
-        # The grid below holds ky ≥ 0 only: an angle beyond π is read at θ − π and conjugated.
-        # Where θ + π is on the grid too, half of the angles are enough.
-        self._has_opposites = polar.n_inplanes % 2 == 0
-        self._n_angles = polar.n_inplanes // 2 if self._has_opposites else polar.n_inplanes
-        self._negated_columns = torch.from_numpy(-np.arange(self._side) % self._side).to(device)
-        self._preweight = self._make_preweight()
-        self._matrix = self._make_matrix()
+        width = KERNEL_WIDTH[32 if self.precision is Precision.SINGLE else 64]
+        n, self._side = pixels.side_px, padded_side(pixels.side_px, width)
+        kernel = KaiserBessel(width, self._side / n)
+        self._points = PolarPoints.of_grid(polar, n, self._side, kernel)
+        # 4π/N over the transform of the kernel, so that interpolation is exact for each pixel
+        along_axis = kernel.transform(pixels.offsets_px / self._side)
+        weight = 4 * np.pi / n / np.outer(along_axis, along_axis)
+        self._preweight = torch.from_numpy(weight).to(self.device, self.real_dtype)
+        make = _OnProcessor if self.device.type == "cpu" else _OnDevice
+        self._steps: _OnProcessor | _OnDevice = make(self._points, self._preweight)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Build it anew where it arrives: that is quicker than sending its tables."""
+        return PolarTransform, (self.pixels, self.polar, self.precision, self.device)
 
     @classmethod
     def of_descriptor(
@@ -124,6 +94,8 @@ class PolarTransform:
         self,
         images: Float[Tensor, "n_images side side"],
         out: Complex[Tensor, "n_images n_shells n_inplanes"] | None = None,
+        *,
+        n_threads: int | None = None,
     ) -> Complex[Tensor, "n_images n_shells n_inplanes"]:
         """Transform images.
 
@@ -133,6 +105,9 @@ class PolarTransform:
             Rows are y, columns are x; (n_images, N, N), of `real_dtype`, on `device`.
         out
             Where to put the result.
+        n_threads
+            Threads to share the work among, on a processor; all cores that the process may use
+            where it is not given. With 1 all is done in the calling thread.
 
         Returns
         -------
@@ -142,75 +117,106 @@ class PolarTransform:
         shape = (images.shape[0], self.polar.n_shells, self.polar.n_inplanes)
         if out is None:
             out = torch.empty(shape, dtype=self.complex_dtype, device=self.device)
-        for start in range(0, images.shape[0], _IMAGES_AT_ONCE):
-            chosen = slice(start, start + _IMAGES_AT_ONCE)
-            self._transform_few(images[chosen], out[chosen])
+        n_at_once = self._steps.n_at_once
+        parts = [slice(i, i + n_at_once) for i in range(0, len(images), n_at_once)]
+        if n_threads is None:
+            n_threads = n_usable_cores() if self.device.type == "cpu" else 1
+        n_threads = min(n_threads, len(parts))
+        if n_threads <= 1:
+            for part in parts:
+                self._transform_few(images[part], out[part])
+        else:
+            with single_threaded_workers(n_threads) as workers:
+                list(workers.map(lambda part: self._transform_few(images[part], out[part]), parts))
         return out
 
     def _transform_few(self, images: Tensor, out: Tensor) -> None:
-        n_images = images.shape[0]
-        padded = self._padded_transform(images)
-        flat = torch.view_as_real(padded).reshape(-1, 2 * n_images)
-        values = (self._matrix @ flat).reshape(self.polar.n_shells, self._n_angles, n_images, 2)
-        out[:, :, : self._n_angles] = torch.view_as_complex(values).permute(2, 0, 1)
-        n_upper = (self.polar.n_inplanes + 1) // 2
-        source = out[:, :, : self._n_angles] if self._has_opposites else out[:, :, n_upper:]
-        torch.conj_physical(source, out=out[:, :, n_upper:])
+        half = torch.fft.rfft2(self._steps.pad(images, self._side))
+        self._steps.interpolate(half, out)
 
-    def _padded_transform(self, images: Tensor) -> Tensor:
-        """FFT of the padded images at ky ≥ 0 and a margin around: (rows, side, n_images)."""
-        side, n, origin = self._side, self.pixels.side_px, self.pixels.side_px // 2
-        prepared = (images * self._preweight).permute(1, 2, 0)
-        columns = torch.zeros((side, n, images.shape[0]), dtype=self.real_dtype, device=self.device)
-        columns[: n - origin], columns[side - origin :] = prepared[origin:], prepared[:origin]
-        partial = torch.fft.rfft(columns, dim=0)
-        n_half = partial.shape[0]
-        rows = torch.zeros(
-            (n_half, side, images.shape[0]), dtype=self.complex_dtype, device=self.device
+
+class _OnProcessor:
+    """Padding and interpolation by loops compiled for the processor."""
+
+    def __init__(self, points: PolarPoints, preweight: Tensor) -> None:
+        self._preweight = preweight.numpy()
+        real = self._preweight.dtype
+        self._shape = points.shape[0], 2 * points.shape[1]
+        self._sources, self._margin = points.sources, points.margin
+        # Compiled code counts real numbers
+        first = (points.first[0] * points.shape[1] + points.first[1]) * 2
+        self._table = (
+            first.astype(np.uint32),
+            points.weight_y.astype(real),
+            np.repeat(points.weight_x, 2, axis=1).astype(real),
+            np.where(points.is_conjugate, -1, 1).astype(real),
+            points.has_opposites,
         )
-        rows[:, : n - origin], rows[:, side - origin :] = partial[:, origin:], partial[:, :origin]
-        full = torch.fft.fft(rows, dim=1)
-        margin, flip = self._margin, self._negated_columns
-        below = full[1 : margin + 1].flip(0)[:, flip].conj()
-        above = full[n_half - 1 - margin : n_half - 1].flip(0)[:, flip].conj()
-        return torch.cat([below, full, above])
+        grid_bytes = real.itemsize * self._shape[0] * self._shape[1]
+        self.n_at_once = max(1, _CACHE_BYTES // grid_bytes)
+        self._of_thread = threading.local()
 
-    def _make_preweight(self) -> Tensor:
-        """4π/N over the transform of the kernel, so that interpolation is exact for each pixel."""
-        transform = self._kernel.transform(self.pixels.offsets_px / self._side)
-        weight = 4 * np.pi / self.pixels.side_px / np.outer(transform, transform)
-        return torch.from_numpy(weight).to(device=self.device, dtype=self.real_dtype)
+    def _scratch(self, name: str, *shape: int) -> np.ndarray:
+        """Memory that a thread uses again and again: new memory would cost more than the work."""
+        held: np.ndarray | None = getattr(self._of_thread, name, None)
+        if held is None or len(held) < shape[0]:
+            held = np.empty(shape, dtype=self._preweight.dtype)
+            setattr(self._of_thread, name, held)
+        return held[: shape[0]]
 
-    def _make_matrix(self) -> Tensor:
-        """Interpolation from the padded transform to the polar points, sparse."""
-        theta = self.polar.theta_shell[: self._n_angles] % np.pi
-        scale = 2 * self.polar.radius_shells[:, None] * self._side / self.pixels.side_px
-        (x, weight_x), (y, weight_y) = (
-            self._neighbours((scale * direction).ravel())
-            for direction in (np.cos(theta), np.sin(theta))
-        )
-        columns = (y + self._margin)[:, :, None] * self._side + (x % self._side)[:, None, :]
-        values = weight_y[:, :, None] * weight_x[:, None, :]
-        return _sparse_rows(
+    def pad(self, images: Tensor, side: int) -> Tensor:
+        padded = self._scratch("padded", len(images), side, side)
+        compiled.pad(images.numpy(), self._preweight, padded)
+        return torch.from_numpy(padded)
+
+    def interpolate(self, half: Tensor, out: Tensor) -> None:
+        values = torch.view_as_real(half).flatten(-2).numpy()
+        grid = self._scratch("grid", len(values), *self._shape)
+        compiled.fill_margins(values, *self._sources, self._margin, grid)
+        compiled.interpolate(grid, *self._table, torch.view_as_real(out).flatten(-2).numpy())
+
+
+class _OnDevice:
+    """The same on any device, interpolation being one sparse matrix."""
+
+    n_at_once = 512
+
+    def __init__(self, points: PolarPoints, preweight: Tensor) -> None:
+        self._points, self._preweight = points, preweight
+        device = preweight.device
+        self._sources = [torch.from_numpy(indices).to(device) for indices in points.sources]
+        self._is_conjugate = torch.from_numpy(points.is_conjugate).to(device)
+        near = np.arange(points.weight_x.shape[1])
+        (y, x), (n_rows, n_columns) = points.first[:, :, None] + near, points.shape
+        columns = y[:, :, None] * n_columns + x[:, None, :]
+        values = points.weight_y[:, :, None] * points.weight_x[:, None, :]
+        self._matrix = _sparse_rows(
             columns.reshape(len(x), -1),
-            torch.from_numpy(values.reshape(len(x), -1)).to(self.real_dtype),
-            n_columns=(self._side // 2 + 1 + 2 * self._margin) * self._side,
-        ).to(self.device)
+            torch.from_numpy(values.reshape(len(x), -1)).to(preweight.dtype),
+            n_columns=n_rows * n_columns,
+        ).to(device)
 
-    def _neighbours(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points of the padded grid near each position, and the kernel there: (n, width) each."""
-        width = self._kernel.width
-        first = np.ceil(position - width / 2).astype(np.int64)
-        near = first[:, None] + np.arange(width)
-        return near, self._kernel.values(near - position[:, None])
+    def pad(self, images: Tensor, side: int) -> Tensor:
+        n = images.shape[-1]
+        padded = torch.nn.functional.pad(images * self._preweight, (0, side - n, 0, side - n))
+        return padded.roll((-(n // 2), -(n // 2)), dims=(1, 2))
 
-
-def _padded_side(side_px: int, smallest: int) -> int:
-    """Even size of the padded image that is quick to transform."""
-    side = max(int(np.ceil(side_px * _PADDING)), smallest)
-    while side % 2 or next_fast_len(side, real=True) != side:
-        side += 1
-    return side
+    def interpolate(self, half: Tensor, out: Tensor) -> None:
+        row_direct, row_conjugate, column = self._sources
+        margin, n_angles = self._points.margin, len(self._is_conjugate)
+        opposite = half[:, row_conjugate].conj()
+        parts = [
+            opposite[:, :, column[:margin]],
+            half[:, row_direct],
+            opposite[:, :, column[-margin:]],
+        ]
+        grid = torch.cat(parts, dim=2).permute(1, 2, 0).contiguous()
+        flat = torch.view_as_real(grid).reshape(-1, 2 * len(half))
+        values = torch.view_as_complex((self._matrix @ flat).reshape(-1, n_angles, len(half), 2))
+        values = torch.where(self._is_conjugate[:, None], values.conj(), values)
+        out[:, :, :n_angles] = values.permute(2, 0, 1)
+        if self._points.has_opposites:
+            out[:, :, n_angles:] = out[:, :, :n_angles].conj()
 
 
 def _sparse_rows(columns: np.ndarray, values: Tensor, n_columns: int) -> Tensor:

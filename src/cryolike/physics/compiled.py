@@ -1,0 +1,195 @@
+"""Loops over pixels and polar points, compiled for the processor at hand.
+
+Complex arrays come as real ones whose last axis alternates real and imaginary parts. Compiled code
+is kept in numba's cache where there is a folder for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from cryolike.physics.gridding import KERNEL_WIDTH
+
+__all__ = ["fill_margins", "interpolate", "pad"]
+
+_U = np.uint64
+"""Indices are unsigned, since numba would wrap signed ones, as Python does."""
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(nogil=True, fastmath=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # no folder to keep compiled code in
+        return numba.njit(nogil=True, fastmath=True, error_model="numpy")(function)
+
+
+@no_type_check
+@intrinsic
+def _interpolate_point(typing_context, grid, first, row_length, weight_y, weight_x, point):
+    """Weighted sum of a square of complex numbers of a grid, as (real part, imaginary part).
+
+    One row of the neighbourhood is one vector of the processor. LLVM does not find that by itself
+    in loops: they took twice the time.
+    """
+    width = KERNEL_WIDTH[grid.dtype.bitwidth]
+    n_lanes = 2 * width
+
+    def generate(context, builder, signature, arguments):
+        lane, index = context.get_value_type(grid.dtype), ir.IntType(64)
+        vector, mask = ir.VectorType(lane, n_lanes), ir.VectorType(ir.IntType(32), n_lanes)
+        undefined = ir.Constant(vector, ir.Undefined)
+        pointers = [
+            context.make_helper(builder, signature.args[i], value=arguments[i]).data
+            for i in (0, 3, 4)
+        ]
+        values, weights_y, weights_x = pointers
+        _, offset, row, _, _, number = arguments
+
+        def load(pointer, at):
+            where = builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
+            return builder.load(where, align=context.get_abi_sizeof(lane))
+
+        def spread(scalar):
+            single = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+            return builder.shuffle_vector(single, undefined, ir.Constant(mask, [0] * n_lanes))
+
+        def add(a, b):
+            return builder.fadd(a, b, flags=("fast",))
+
+        def multiply(a, b):
+            return builder.fmul(a, b, flags=("fast",))
+
+        def part(whole, start, length):
+            chosen = ir.Constant(
+                ir.VectorType(ir.IntType(32), length), list(range(start, start + length))
+            )
+            return builder.shuffle_vector(whole, whole, chosen)
+
+        total = None
+        first_weight = builder.mul(number, index(width))
+        for j in range(width):
+            weight = builder.load(builder.gep(weights_y, [builder.add(first_weight, index(j))]))
+            term = multiply(spread(weight), load(values, offset))
+            total = term if total is None else add(total, term)
+            offset = builder.add(offset, row)
+        total = multiply(total, load(weights_x, builder.mul(number, index(n_lanes))))
+        length = n_lanes
+        while length > 2:
+            length //= 2
+            total = add(part(total, 0, length), part(total, length, length))
+        parts = [builder.extract_element(total, ir.IntType(32)(i)) for i in (0, 1)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    signature = types.UniTuple(grid.dtype, 2)(grid, first, row_length, weight_y, weight_x, point)
+    return signature, generate
+
+
+@_compiled
+@no_type_check
+def pad(images, weight, padded):
+    """Weight images and put their quadrants into the corners of larger ones.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N).
+    weight
+        (N, N): they are multiplied by it.
+    padded
+        (n_images, S, S): gets the result, the origin pixel floor(N/2) at [0, 0], and zeros between
+        the quadrants.
+    """
+    n, side = _U(images.shape[1]), _U(padded.shape[1])
+    origin = n // _U(2)
+    end = n - origin
+    for image in range(images.shape[0]):
+        for y in range(n):
+            source, factor = images[image, y], weight[y]
+            line = padded[image, y - origin if y >= origin else y + side - origin]
+            for x in range(end):
+                line[x] = source[origin + x] * factor[origin + x]
+            for x in range(end, side - origin):
+                line[x] = 0
+            for x in range(origin):
+                line[side - origin + x] = source[x] * factor[x]
+        for y in range(end, side - origin):
+            padded[image, y] = 0
+
+
+@_compiled
+@no_type_check
+def fill_margins(half, row_direct, row_conjugate, column, margin, grid):
+    """Copy half transforms of real images, and what lies around the half, to larger grids.
+
+    Parameters
+    ----------
+    half
+        (n_images, S, S/2 + 1 complex numbers).
+    row_direct, row_conjugate, column
+        `PolarPoints.sources`.
+    margin
+        Columns at either end that are read as conjugates.
+    grid
+        (n_images, *`PolarPoints.shape` complex numbers): gets the result.
+    """
+    n_columns, length = column.size, _U(half.shape[2])
+    for image in range(half.shape[0]):
+        for y in range(row_direct.size):
+            direct, opposite = half[image, row_direct[y]], half[image, row_conjugate[y]]
+            line = grid[image, y]
+            middle = line[2 * margin : 2 * margin + half.shape[2]]
+            for x in range(length):
+                middle[x] = direct[x]
+            for x in range(margin):
+                for end in (x, n_columns - 1 - x):
+                    line[2 * end] = opposite[2 * column[end]]
+                    line[2 * end + 1] = -opposite[2 * column[end] + 1]
+
+
+@_compiled
+@no_type_check
+def interpolate(grid, first, weight_y, weight_x, sign, has_opposites, out):
+    """Interpolate grids at polar points.
+
+    Parameters
+    ----------
+    grid
+        (n_images, rows, complex numbers of a row).
+    first
+        uint32, (n_points,): where the numbers near a point begin in the grid of an image, counted
+        in real numbers.
+    weight_y, weight_x
+        (n_points, width) and (n_points, 2 width): the latter for each real and imaginary part.
+    sign
+        For each angle −1 where the conjugate is asked for, else +1.
+    has_opposites
+        Whether there are twice as many angles in `out`, the second half conjugate to the first.
+    out
+        (n_images, n_shells, complex numbers of a shell): gets the result.
+    """
+    row_length = _U(grid.shape[2])
+    image_length = _U(grid.shape[1] * grid.shape[2])
+    flat_grid, flat_y, flat_x = grid.ravel(), weight_y.ravel(), weight_x.ravel()
+    n_angles = sign.size
+    for shell in range(out.shape[1]):
+        for image in range(out.shape[0]):
+            line = out[image, shell]
+            for angle in range(n_angles):
+                point = _U(shell * n_angles + angle)
+                start = _U(first[point]) + _U(image) * image_length
+                real, imaginary = _interpolate_point(
+                    flat_grid, start, row_length, flat_y, flat_x, point
+                )
+                imaginary *= sign[angle]
+                line[2 * angle] = real
+                line[2 * angle + 1] = imaginary
+                if has_opposites:
+                    line[2 * (n_angles + angle)] = real
+                    line[2 * (n_angles + angle) + 1] = -imaginary
