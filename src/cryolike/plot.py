@@ -11,55 +11,73 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cryolike.descriptor import ImageDescriptor
-from cryolike.particles import ParticleTable
 
 __all__ = [
-    "N_SHOWN",
+    "StackPictures",
     "figure_of_pixels",
     "figure_of_polar_images",
     "figure_of_power_spectrum",
     "png_bytes",
     "shell_power",
-    "stack_plots",
 ]
-
-N_SHOWN = 16
-"""Images of a stack that its plots show."""
 
 _N_COLUMNS = 4
 _DPI = 100
 
 
-def stack_plots(
-    pixels: torch.Tensor,
-    polar_images: torch.Tensor,
-    descriptor: ImageDescriptor,
-    table: ParticleTable,
-) -> tuple[bytes, bytes, bytes]:
-    """Draw a stack.
+class StackPictures:
+    """What the plots of a stack show, collected batch by batch."""
 
-    Parameters
-    ----------
-    pixels
-        Its first images, normalised, (n, N, N).
-    polar_images
-        All of its polar images.
-    descriptor
-        Of the images.
-    table
-        Its rows.
+    N_SHOWN = 16
+    """Images that are shown."""
 
-    Returns
-    -------
-    tuple of bytes
-        PNG files: pixels, polar images, power spectrum.
-    """
-    labels = [f"row {row}" for row in table.source_row[:N_SHOWN]]
-    return (
-        png_bytes(figure_of_pixels(pixels.numpy(), labels, descriptor)),
-        png_bytes(figure_of_polar_images(polar_images[:N_SHOWN], labels, descriptor)),
-        png_bytes(figure_of_power_spectrum(shell_power(polar_images), descriptor)),
-    )
+    def __init__(self) -> None:
+        self._pixels: list[torch.Tensor] = []
+        self._polar_images: list[torch.Tensor] = []
+        self._powers: list[tuple[int, np.ndarray]] = []
+        self._n_images = 0
+
+    def add(self, pixels: torch.Tensor, polar_images: torch.Tensor) -> None:
+        """Take in images; what is shown of them is copied.
+
+        Parameters
+        ----------
+        pixels
+            Normalised, (n, N, N).
+        polar_images
+            (n, n_shells, n_inplanes).
+        """
+        n_wanted = max(0, self.N_SHOWN - self._n_images)
+        self._pixels.append(pixels[:n_wanted].clone())
+        self._polar_images.append(polar_images[:n_wanted].clone())
+        self._n_images += len(polar_images)
+        if len(polar_images):
+            self._powers.append((len(polar_images), shell_power(polar_images)))
+
+    def draw(
+        self, descriptor: ImageDescriptor, labels: Sequence[str]
+    ) -> tuple[bytes, bytes, bytes]:
+        """Draw the stack.
+
+        Parameters
+        ----------
+        descriptor
+            Of the images.
+        labels
+            Of the images shown.
+
+        Returns
+        -------
+        tuple of bytes
+            PNG files: pixels, polar images, power spectrum.
+        """
+        pixels, polar_images = torch.cat(self._pixels), torch.cat(self._polar_images)
+        power = np.sum([n * power for n, power in self._powers], axis=0) / self._n_images
+        return (
+            png_bytes(figure_of_pixels(pixels.numpy(), labels, descriptor)),
+            png_bytes(figure_of_polar_images(polar_images, labels, descriptor)),
+            png_bytes(figure_of_power_spectrum(power, descriptor)),
+        )
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -155,9 +155,9 @@ def test_each_row_gets_its_image_in_any_order_and_batch(
     n_pixels = data.draw(st.sampled_from([8, 9]), label="n_pixels")
     at_once = data.draw(st.integers(1, 4), label="images read at once")
     monkeypatch.setattr("cryolike.conversion.run._READ_BYTES", at_once * n_pixels**2 * 4)
-    monkeypatch.setattr(
-        "cryolike.conversion.run._IMAGES_AT_ONCE", data.draw(st.integers(1, 3), label="at work")
-    )
+    polar_bytes = ImageDescriptor.from_individual_values(n_pixels, 2.0).polar_image_bytes
+    n_in_batch = data.draw(st.integers(1, 3), label="images in a batch")
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", n_in_batch * polar_bytes)
     with TemporaryDirectory() as folder:
         built = new_builder(Path(folder)).relion(counts, n_pixels=n_pixels, order=order)
         out = Path(folder) / "out"
@@ -703,7 +703,7 @@ def test_all_unusable_images_of_a_stack_are_named(build: SetBuilder, tmp_path: P
     """Three of one stack are one error with three places."""
     images = build.noise(6)
     images[1], images[3, 0, 0], images[4] = 0, np.inf, 2
-    with pytest.raises(ImageError, match="3 images have no transform") as caught:
+    with pytest.raises(ImageError, match="3 images cannot be transformed") as caught:
         run(build.relion((6,), images=images).path, tmp_path / "out")
     assert all(f"row {row}: " in str(caught.value) for row in (1, 3, 4))
 

@@ -15,7 +15,6 @@ from cryolike.physics.preprocess import (
     central_disc_contrast,
     check_downsampling,
     downsample,
-    is_blank,
     normalise,
     value_span,
 )
@@ -144,19 +143,35 @@ def test_normalised_images_and_what_was_taken_away(
     assert float(error.max()) <= allowed
 
 
-def test_blank_images() -> None:
-    """Constant images only, whatever the constant; one odd pixel is enough to be none."""
+def test_span_of_normalised_images() -> None:
+    """Zero for constant images only, whatever the constant."""
     images = noise(5, 4).float()
     images[1], images[2], images[3] = 0, -7.3, 5
     images[3, 2, 2] = float(np.nextafter(np.float32(5), np.float32(6)))
-    assert is_blank(images).tolist() == [False, True, True, False, False]
+    span = normalise(images).span
+    assert (span == 0).tolist() == [False, True, True, False, False]
+    torch.testing.assert_close(span, value_span(images).double(), rtol=1e-7, atol=0)
 
 
-def test_rounding_left_after_downsampling_is_blank() -> None:
-    """What is below a millionth of the span before is no signal."""
-    after = torch.zeros(3, 4, 4)
-    after[0, 0, 0], after[1, 0, 0], after[2, 0, 0] = 1e-7, 1e-5, 0
-    assert is_blank(after, torch.ones(3)).tolist() == [True, False, True]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_mean_tells_of_values_that_are_not_finite(value: float, dtype: torch.dtype) -> None:
+    """Wherever the pixel lies, its image has no finite mean, and the others have theirs."""
+    side = 6
+    images = noise(side**2 + 1, side).to(dtype)
+    for i in range(side**2):
+        images[i].view(-1)[i] = value
+    result = normalise(images)
+    assert torch.isfinite(result.mean).tolist() == [False] * side**2 + [True]
+
+
+def test_sign_is_applied_first() -> None:
+    """An image times −1 is the image of opposite pixels."""
+    images = noise(3, 5)
+    sign = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    found, expected = normalise(images, sign), normalise(images * sign[:, None, None])
+    for name in ("images", "mean", "largest", "span"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
 
 
 def test_span_tells_of_values_that_are_not_finite() -> None:

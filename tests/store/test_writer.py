@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,33 @@ def header(tmp_path: Path) -> RunHeader:
     )
 
 
-def content(index: int, *, plots: bool = False, n_images: int = 2) -> StackContent:
-    """Make a stack of numbers that tell which it is."""
+def images_of(index: int, n_images: int = 2) -> torch.Tensor:
+    """Make numbers that tell which stack it is."""
     numbers = torch.arange(n_images * 6, dtype=torch.float32).reshape(n_images, 2, 3)
+    return torch.complex(numbers, numbers + index)
+
+
+def write(
+    run: RunFolder, index: int, *, plots: bool = False, n_images: int = 2, rejected: Any = ()
+) -> None:
+    """Write a stack whose content tells which it is."""
     pictures = dict.fromkeys(OutputLayout.plot_names(index), b"png") if plots else {}
-    return StackContent(
-        index=index,
-        images=torch.complex(numbers, numbers + index),
-        metadata={"number": np.array(index), "name": np.array(["a", "bc"])},
-        rows=((0, 2 * index, 2 * index + n_images),) if n_images else (),
-        plots=pictures,
-    )
+    with ExitStack() as drafts:
+        draft = None
+        if n_images:
+            draft = drafts.enter_context(run.draft(index, (n_images, 2, 3), torch.complex64))
+            for image in images_of(index, n_images):
+                draft.append(image)
+        run.write_stack(
+            StackContent(
+                index=index,
+                draft=draft,
+                metadata={"number": np.array(index), "name": np.array(["a", "bc"])},
+                rows=((0, 2 * index, 2 * index + n_images),) if n_images else (),
+                rejected=rejected,
+                plots=pictures,
+            )
+        )
 
 
 def write_all(folder: Path, header: RunHeader, **keywords: Any) -> Manifest:
@@ -82,7 +99,7 @@ def write_all(folder: Path, header: RunHeader, **keywords: Any) -> Manifest:
     with RunFolder(folder, header, **keywords) as run:
         for index in range(header.n_stacks):
             if index not in run.records:
-                run.write_stack(content(index))
+                write(run, index)
         return run.finish()
 
 
@@ -96,7 +113,7 @@ def test_finished_folder_holds_only_results(tmp_path: Path, header: RunHeader) -
     """Tensors, metadata, plots and the manifest; no lock, journal or draft."""
     with RunFolder(tmp_path / "out", header) as run:
         for index in range(3):
-            run.write_stack(content(index, plots=index == 0))
+            write(run, index, plots=index == 0)
         manifest = run.finish()
     names = {*(file.name for file in manifest.all_files()), "manifest.json"}
     assert set(files_below(tmp_path / "out")) == names
@@ -119,7 +136,7 @@ def test_stack_reads_back_as_it_was(tmp_path: Path, header: RunHeader) -> None:
     write_all(tmp_path / "out", header)
     layout = OutputLayout(tmp_path / "out")
     images = torch.load(layout.path(layout.tensor_name(1)), weights_only=True, mmap=True)
-    assert torch.equal(images, content(1).images)
+    assert torch.equal(images, images_of(1))
     arrays = read_arrays(layout.path(layout.metadata_name(1)))
     assert arrays["number"] == 1
     assert arrays["name"].tolist() == ["a", "bc"]
@@ -129,7 +146,7 @@ def test_stack_without_images_has_no_files(tmp_path: Path, header: RunHeader) ->
     """It is recorded all the same, with what was left out."""
     rejected = ((0, 2, "3@a.mrcs", "blank"),)
     with RunFolder(tmp_path / "out", replace(header, n_stacks=1)) as run:
-        run.write_stack(replace(content(0, n_images=0), rejected=rejected))
+        write(run, 0, n_images=0, rejected=rejected)
         manifest = run.finish()
     (stack,) = manifest.stacks
     assert (stack.n_images, stack.files, stack.rejected) == (0, (), rejected)
@@ -139,7 +156,7 @@ def test_stack_without_images_has_no_files(tmp_path: Path, header: RunHeader) ->
 def test_rejects_are_sorted_by_row(tmp_path: Path, header: RunHeader) -> None:
     """Those of metadata and of images together; text with commas is quoted."""
     with RunFolder(tmp_path / "out", replace(header, n_stacks=1)) as run:
-        run.write_stack(replace(content(0), rejected=((0, 5, "6@a,b.mrcs", "blank"),)))
+        write(run, 0, rejected=((0, 5, "6@a,b.mrcs", "blank"),))
         run.finish(rejected_rows=((0, 9, "x", "y"), (0, 3, "z", "w")))
     lines = (tmp_path / "out/rejects.csv").read_text().splitlines()
     source = header.inputs[0].path
@@ -157,8 +174,8 @@ def test_journal_torn_by_a_kill_counts_up_to_its_last_whole_line(
     """The stack whose line was cut is written again."""
     out = tmp_path / "out"
     with RunFolder(out, header) as run:
-        run.write_stack(content(0))
-        run.write_stack(content(1))
+        write(run, 0)
+        write(run, 1)
     journal = out / ".cryolike-wip/stacks.jsonl"
     journal.write_text(journal.read_text()[:-20])
     with RunFolder(out, header, skip_exist=True) as run:
@@ -176,7 +193,7 @@ def test_damaged_record_of_a_run_is_an_error_of_ours(
     """It can be overwritten, not resumed."""
     out = tmp_path / "out"
     with RunFolder(out, header) as run:
-        run.write_stack(content(0))
+        write(run, 0)
     (out / ".cryolike-wip/run.json").write_text(text)
     with (
         pytest.raises(OutputExistsError, match="--overwrite"),
@@ -193,7 +210,7 @@ def test_error_in_the_middle_keeps_the_record(tmp_path: Path, header: RunHeader)
 
     def interrupted() -> None:
         with RunFolder(out, header) as run:
-            run.write_stack(content(0))
+            write(run, 0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -228,10 +245,10 @@ def test_failed_file_leaves_neither_draft_nor_result(
         with monkeypatch.context() as patched:
             patched.setattr(torch, "save", fail)
             with pytest.raises(OutputError, match="the writer failed"):
-                run.write_stack(content(0))
+                write(run, 0)
         assert not list(out.rglob("*.pt"))
         assert run.records == {}
-        run.write_stack(content(0))
+        write(run, 0)
         assert sorted(run.records) == [0]
 
 
@@ -259,14 +276,14 @@ def test_locked_folder_names_the_process(tmp_path: Path, header: RunHeader) -> N
     """Whatever the second run was asked to do; the first goes on."""
     out = tmp_path / "out"
     with RunFolder(out, header) as run:
-        run.write_stack(content(0))
+        write(run, 0)
         before = files_below(out)
         for skip_exist, overwrite in ((False, False), (True, False), (False, True)):
             second = RunFolder(out, header, skip_exist=skip_exist, overwrite=overwrite)
             with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on "), second:
                 pass
         assert files_below(out) == before
-        run.write_stack(content(1))
+        write(run, 1)
 
 
 def test_results_are_refused_by_themselves(tmp_path: Path, header: RunHeader) -> None:

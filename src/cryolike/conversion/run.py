@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from cryolike.conversion.plan import ConversionPlan, PlannedStack
-from cryolike.errors import (
-    ImageError,
-    LazyPlaces,
-    Notice,
-    OutputError,
-    Problem,
-    UsageError,
-    counted,
-)
+from cryolike.conversion.assembly import ConvertedBatch, Rows, StackAssembly
+from cryolike.conversion.plan import ConversionPlan
+from cryolike.errors import Notice, OutputError, UsageError, counted
 from cryolike.io.mrc import StackReader
-from cryolike.physics.polar import PolarTransform, integrated_power
-from cryolike.physics.preprocess import (
-    central_disc_contrast,
-    downsample,
-    is_blank,
-    normalise,
-    value_span,
-)
-from cryolike.plot import N_SHOWN, stack_plots
+from cryolike.physics.polar import PolarTransform
+from cryolike.physics.preprocess import central_disc_contrast, downsample, normalise, value_span
 from cryolike.store.layout import OutputLayout
-from cryolike.store.manifest import (
-    InputRecord,
-    RunHeader,
-    StackRecord,
-    checksum_of_rows,
-    ranges_of_rows,
-)
-from cryolike.store.metadata import ImageStatistics, arrays_of_stack
-from cryolike.store.writer import RunFolder, StackContent, check_free_space
+from cryolike.store.manifest import InputRecord, RunHeader, checksum_of_rows
+from cryolike.store.metadata import ImageStatistics
+from cryolike.store.writer import RunFolder, check_free_space
+from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["ConversionReport", "ImageConverter", "convert", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 64 * 2**20
-"""Images read at once: enough for long runs of a file, small beside a stack."""
+_READ_BYTES = 32 * 2**20
+"""Images read at once: enough for long runs of a file."""
 
-_IMAGES_AT_ONCE = 64
+_BATCH_BYTES = 16 * 2**20
+"""Polar images of a batch, which one thread makes and another writes."""
+
+_DEVICE_BATCH_BYTES = 256 * 2**20
+"""The same on a GPU, which is idle between batches."""
 
 _N_SAMPLE = 100
 """Images looked at to tell whether protein is dark."""
@@ -126,25 +108,6 @@ class ConversionReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ConvertedBatch:
-    """Images of a batch after all steps.
-
-    Parameters
-    ----------
-    unusable
-        For each image in turn why it has no transform; empty where it has one.
-    statistics
-        Of all images; meaningless for unusable ones.
-    shown
-        The first few usable images, normalised, for plots.
-    """
-
-    unusable: list[str]
-    statistics: ImageStatistics
-    shown: torch.Tensor
-
-
 class ImageConverter:
     """The steps from pixels as read to normalised polar images, set up once for a plan.
 
@@ -163,7 +126,7 @@ class ImageConverter:
     def __call__(
         self, images: torch.Tensor, contrast_factor: np.ndarray, out: torch.Tensor
     ) -> ConvertedBatch:
-        """Convert images.
+        """Convert images, in the calling thread.
 
         Parameters
         ----------
@@ -172,26 +135,31 @@ class ImageConverter:
         contrast_factor
             +1 or −1 for each.
         out
-            Complex, (n_images, n_shells, n_inplanes): gets the polar images; NaN where an image is
-            unusable.
+            Complex, (n_images, n_shells, n_inplanes): gets the polar images, which mean nothing
+            where an image is unusable.
 
         Returns
         -------
         ConvertedBatch
             The rest.
         """
-        dtype, device = self.transform.real_dtype, self.transform.device
-        factor = torch.tensor(contrast_factor, dtype=dtype)
-        span = value_span(images)
-        is_finite = torch.isfinite(span)
-        pixels = (images.to(dtype) * factor[:, None, None]).to(device)
-        smaller = downsample(pixels, self._options.downsample_factor, self._options.downsample_type)
-        blank = (span == 0) | is_blank(smaller, span.to(device)).cpu()
-        prepared = normalise(smaller)
-        polar_images = out if device.type == "cpu" else None
-        polar_images = self.transform(prepared.images, out=polar_images)
-        power = integrated_power(polar_images, self.transform.polar)
-        polar_images *= power.rsqrt().to(dtype)[:, None, None]
+        sign = torch.tensor(contrast_factor, dtype=torch.float64)
+        pixels = images.to(self.transform.real_dtype)
+        factor = self._options.downsample_factor
+        if factor == 1:
+            prepared = normalise(pixels, sign)
+            span = prepared.span
+        else:
+            span = value_span(pixels).to(torch.float64)
+            bright = pixels * sign.to(pixels.dtype)[:, None, None]
+            prepared = normalise(downsample(bright, factor, self._options.downsample_type))
+        # What downsampling leaves below a millionth of the contrast is rounding
+        blank = prepared.span <= 1e-6 * span
+        is_finite = torch.isfinite(span) & torch.isfinite(prepared.mean)
+        device = self.transform.device
+        polar_images, power = self.transform.with_unit_power(
+            prepared.images.to(device), out if device.type == "cpu" else None, n_threads=1
+        )
         if polar_images is not out:
             out.copy_(polar_images)
         reasons = np.where(
@@ -203,11 +171,11 @@ class ImageConverter:
             unusable=reasons.tolist(),
             statistics=ImageStatistics(
                 contrast_factor=contrast_factor,
-                image_mean=prepared.mean.cpu().numpy(),
-                image_largest=prepared.largest.cpu().numpy(),
+                image_mean=prepared.mean.numpy(),
+                image_largest=prepared.largest.numpy(),
                 polar_norm=power.sqrt().cpu().numpy(),
             ),
-            shown=prepared.images[torch.from_numpy(reasons == "")][:N_SHOWN].cpu(),
+            pixels=prepared.images,
         )
 
 
@@ -285,21 +253,12 @@ def convert(
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Chunk:
-    """Images read at once, all of one output stack: rows `start` to `stop` of the table."""
-
-    stack: PlannedStack
-    start: int
-    stop: int
-
-    @property
-    def ends_stack(self) -> bool:
-        return self.stop == self.stack.stop
-
-
 class _Pipeline:
-    """Reads a chunk ahead and writes a stack behind while images are transformed."""
+    """Reads ahead, transforms on all cores and writes behind, in constant memory.
+
+    A few batches of images are under way at a time. Each takes a buffer for its polar images, which
+    is free again when they are written.
+    """
 
     def __init__(
         self,
@@ -312,158 +271,74 @@ class _Pipeline:
         self._plan, self._run, self._reader = plan, run, reader
         self._converter, self._progress = converter, progress
         self._factor = contrast_factors(plan)
+        self._under_way: deque[tuple[Future[None], torch.Tensor, int]] = deque()
+        self._n_done = 0
 
     def run(self) -> None:
         """Make all stacks that are missing; nothing is left running afterwards."""
         todo = [stack for stack in self._plan.stacks if stack.index not in self._run.records]
-        n_done = self._plan.n_images - sum(stack.stop - stack.start for stack in todo)
-        self._report(n_done)
-        chunks = list(self._chunks(todo))
+        self._n_done = self._plan.n_images - sum(stack.stop - stack.start for stack in todo)
+        self._report()
+        on_processor = self._converter.transform.device.type == "cpu"
+        n_workers = n_usable_cores() if on_processor else 1
+        box = self._plan.headers[0].box_px
+        n_read = max(1, _READ_BYTES // (box * box * 4))
+        chunks = [
+            chunk
+            for stack in todo
+            for chunk in Rows(stack=stack, start=stack.start, stop=stack.stop).split(n_read)
+        ]
+        image_bytes = self._plan.descriptor.polar_image_bytes
+        n_at_once = max(1, (_BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES) // image_bytes)
+        writer = StackAssembly(self._plan, self._run, self._converter.transform.complex_dtype)
         with (
+            writer,
             ThreadPoolExecutor(1) as reading,
             ThreadPoolExecutor(1) as writing,
-            _workers(self._converter.transform.device) as working,
+            single_threaded_workers(n_workers) as working,
         ):
-            ahead = reading.submit(self._read, chunks[0]) if chunks else None
-            behind: Future[StackRecord] | None = None
-            parts: list[ConvertedBatch] = []
-            for i, chunk in enumerate(chunks):
-                if ahead is None:
-                    break
-                images = ahead.result()
-                ahead = reading.submit(self._read, chunks[i + 1]) if i + 1 < len(chunks) else None
-                if chunk.start == chunk.stack.start:
-                    polar_images = self._new_stack(chunk.stack)
-                    parts = []
-                parts += self._converted(chunk, images, polar_images, working)
-                n_done += chunk.stop - chunk.start
-                if chunk.ends_stack:
-                    content = self._content(chunk.stack, parts, polar_images)
-                    if behind is not None:
-                        behind.result()
-                    behind = writing.submit(self._write, *content)
-                self._report(n_done)
-            if behind is not None:
-                behind.result()
+            try:
+                ahead = [reading.submit(self._read, chunk) for chunk in chunks[:1]]
+                for i, chunk in enumerate(chunks):
+                    images = ahead.pop().result()
+                    ahead += [reading.submit(self._read, c) for c in chunks[i + 1 : i + 2]]
+                    for rows in chunk.split(n_at_once):
+                        few = torch.from_numpy(images[rows.start - chunk.start :][: len(rows)])
+                        buffer = self._buffer(n_workers + 2, n_at_once)[: len(rows)]
+                        batch = working.submit(
+                            self._converter, few, self._factor[rows.start : rows.stop], buffer
+                        )
+                        written = writing.submit(writer.write, rows, batch, buffer)
+                        self._under_way.append((written, buffer, len(rows)))
+                while self._under_way:
+                    self._finish_oldest()
+            except BaseException:
+                writer.stop()
+                raise
 
-    def _converted(
-        self,
-        chunk: _Chunk,
-        images: np.ndarray,
-        polar_images: torch.Tensor,
-        working: ThreadPoolExecutor,
-    ) -> list[ConvertedBatch]:
-        """Convert a chunk, few images at a time so that they stay in the processor's cache."""
-        offset = chunk.start - chunk.stack.start
-
-        def convert_few(start: int) -> ConvertedBatch:
-            stop = min(start + _IMAGES_AT_ONCE, len(images))
-            return self._converter(
-                torch.from_numpy(images[start:stop]),
-                self._factor[chunk.start + start : chunk.start + stop],
-                polar_images[offset + start : offset + stop],
-            )
-
-        return list(working.map(convert_few, range(0, len(images), _IMAGES_AT_ONCE)))
-
-    def _report(self, n_done: int) -> None:
-        if self._progress is not None:
-            self._progress(n_done, self._plan.n_images)
-
-    def _chunks(self, stacks: list[PlannedStack]) -> Iterator[_Chunk]:
-        box = self._plan.headers[0].box_px
-        n_at_once = max(1, _READ_BYTES // (box * box * 4))
-        for stack in stacks:
-            for start in range(stack.start, stack.stop, n_at_once):
-                yield _Chunk(stack=stack, start=start, stop=min(start + n_at_once, stack.stop))
-
-    def _new_stack(self, stack: PlannedStack) -> torch.Tensor:
+    def _buffer(self, n_buffers: int, n_at_once: int) -> torch.Tensor:
+        """Memory for polar images: new at first, then that of the oldest batch."""
+        if len(self._under_way) == n_buffers:
+            base = self._finish_oldest()._base
+            if base is not None:
+                return base
         polar = self._plan.descriptor.polar_grid
-        shape = (stack.stop - stack.start, polar.n_shells, polar.n_inplanes)
+        shape = (n_at_once, polar.n_shells, polar.n_inplanes)
         return torch.empty(shape, dtype=self._converter.transform.complex_dtype)
 
-    def _read(self, chunk: _Chunk) -> np.ndarray:
+    def _finish_oldest(self) -> torch.Tensor:
+        written, buffer, n_images = self._under_way.popleft()
+        written.result()
+        self._n_done += n_images
+        self._report()
+        return buffer
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self._n_done, self._plan.n_images)
+
+    def _read(self, chunk: Rows) -> np.ndarray:
         return read_rows(self._plan, self._reader, np.arange(chunk.start, chunk.stop))
-
-    def _content(
-        self, stack: PlannedStack, parts: list[ConvertedBatch], polar_images: torch.Tensor
-    ) -> tuple[PlannedStack, np.ndarray, torch.Tensor, ImageStatistics, torch.Tensor, list[Any]]:
-        """Leave out unusable images, or raise."""
-        unusable = [reason for part in parts for reason in part.unusable]
-        usable = np.array([not reason for reason in unusable])
-        rows = np.arange(stack.start, stack.stop)
-        table = self._plan.table
-        rejected = [
-            (
-                int(table.metadata_index[row]),
-                int(table.source_row[row]),
-                table.image_name(int(row)),
-                reason,
-            )
-            for row, reason in zip(rows, unusable, strict=True)
-            if reason
-        ]
-        if rejected and self._plan.options.on_bad_image == "error":
-            raise _unusable_images(self._plan, rejected)
-        names = ImageStatistics.__dataclass_fields__
-        statistics = ImageStatistics(
-            **{
-                name: np.concatenate([getattr(p.statistics, name) for p in parts])[usable]
-                for name in names
-            }
-        )
-        shown = torch.cat([part.shown for part in parts])[:N_SHOWN]
-        if rejected:
-            polar_images = polar_images[torch.from_numpy(usable)]
-        return stack, rows[usable], polar_images, statistics, shown, rejected
-
-    def _write(
-        self,
-        stack: PlannedStack,
-        rows: np.ndarray,
-        polar_images: torch.Tensor,
-        statistics: ImageStatistics,
-        shown: torch.Tensor,
-        rejected: list[Any],
-    ) -> StackRecord:
-        plan = self._plan
-        table = plan.table.take(rows)
-        used = np.unique(plan.table.image_file_index[rows])
-        paths = [plan.image_paths[i] for i in used]
-        plots = {}
-        if plan.options.plots and len(rows):
-            names = OutputLayout.plot_names(stack.index)
-            plots = dict(
-                zip(names, stack_plots(shown, polar_images, plan.descriptor, table), strict=True)
-            )
-        metadata = arrays_of_stack(table, plan.descriptor, statistics, paths) if len(rows) else {}
-        return self._run.write_stack(
-            StackContent(
-                index=stack.index,
-                images=polar_images,
-                metadata=metadata,
-                rows=ranges_of_rows(table.metadata_index, table.source_row),
-                rejected=tuple(rejected),
-                plots=plots,
-            )
-        )
-
-
-@contextmanager
-def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Make a thread for each core we may use, in each of which PyTorch uses one.
-
-    Threads of PyTorch's own wait for each other at every step, which is slow as soon as anything
-    else, such as our reading and writing, wants a core.
-    """
-    n_workers = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
-    n_before = torch.get_num_threads()
-    set_one = partial(torch.set_num_threads, 1)
-    try:
-        with ThreadPoolExecutor(n_workers, initializer=set_one) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(n_before)
 
 
 def read_rows(plan: ConversionPlan, reader: StackReader, rows: np.ndarray) -> np.ndarray:
@@ -602,20 +477,4 @@ def _dark_protein_notice(plan: ConversionPlan, reader: StackReader) -> tuple[Not
             f"background by {-contrast.mean() / error:.0f} standard errors). The likelihood "
             f"expects bright protein: convert with --contrast {remedy} if that is so."
         ),
-    )
-
-
-def _unusable_images(plan: ConversionPlan, rejected: list[Any]) -> ImageError:
-    return ImageError(
-        Problem(
-            message=f"{len(rejected):,} images have no transform",
-            remedy="Leave them out with --on-bad-image skip (on_bad_image='skip'). Complete stacks "
-            "are kept.",
-            file=", ".join(plan.table.metadata_files),
-            places=LazyPlaces(
-                len(rejected),
-                lambda i: f"row {rejected[i][1]}: {rejected[i][2]} ({rejected[i][3]})",
-            ),
-            kind="image",
-        )
     )

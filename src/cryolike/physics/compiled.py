@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from cryolike.physics.gridding import KERNEL_WIDTH
 
-__all__ = ["fill_margins", "interpolate", "pad"]
+__all__ = ["fill_margins", "interpolate", "normalise", "pad"]
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -89,6 +89,44 @@ def _interpolate_point(typing_context, grid, first, row_length, weight_y, weight
 
     signature = types.UniTuple(grid.dtype, 2)(grid, first, row_length, weight_y, weight_x, point)
     return signature, generate
+
+
+@_compiled
+@no_type_check
+def normalise(images, sign, normalised, mean, largest, span):
+    """Subtract means and divide by the largest absolute values.
+
+    Parameters
+    ----------
+    images
+        (n_images, N, N).
+    sign
+        +1 or −1 for each image, which it is multiplied by first.
+    normalised
+        Gets the result.
+    mean, largest, span
+        float64, (n_images,): get the mean, what was divided by, and the largest minus the smallest
+        value. The mean is finite only where all pixels are; the others mean nothing elsewhere.
+    """
+    n = images.shape[1]
+    for image in range(images.shape[0]):
+        pixels, result = images[image], normalised[image]
+        total = 0.0
+        low = high = pixels[0, 0]
+        for y in range(n):
+            for x in range(n):
+                value = pixels[y, x]
+                total += np.float64(value)
+                low, high = min(low, value), max(high, value)
+        centre = total / (n * n)
+        mean[image] = sign[image] * centre
+        largest[image] = max(high - centre, centre - low)
+        span[image] = np.float64(high) - np.float64(low)
+        factor = sign[image] / largest[image]
+        for y in range(n):
+            for x in range(n):
+                # In double precision: a mean far above the contrast must not be rounded
+                result[y, x] = (np.float64(pixels[y, x]) - centre) * factor
 
 
 @_compiled

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,45 @@ class PolarTransform:
         Tensor
             (n_images, n_shells, n_inplanes) of `complex_dtype`.
         """
+        return self._in_parts(images, out, n_threads, self._transform_few)
+
+    def with_unit_power(
+        self,
+        images: Float[Tensor, "n_images side side"],
+        out: Complex[Tensor, "n_images n_shells n_inplanes"] | None = None,
+        *,
+        n_threads: int | None = None,
+    ) -> tuple[Complex[Tensor, "n_images n_shells n_inplanes"], Float[Tensor, " n_images"]]:
+        """Transform images and divide each polar image by its norm over the polar grid.
+
+        Parameters
+        ----------
+        images, out, n_threads
+            As for a call.
+
+        Returns
+        -------
+        tuple of Tensor
+            Polar images of which the integral of |F|² is 1, and those integrals before, float64,
+            (n_images,).
+        """
+        power = torch.empty(images.shape[0], dtype=torch.float64, device=self.device)
+
+        def transform_few(few: Tensor, polar_images: Tensor, part: slice) -> None:
+            self._transform_few(few, polar_images, part)
+            power[part] = integrated_power(polar_images, self.polar)
+            polar_images *= power[part].rsqrt().to(self.real_dtype)[:, None, None]
+
+        return self._in_parts(images, out, n_threads, transform_few), power
+
+    def _in_parts(
+        self,
+        images: Tensor,
+        out: Tensor | None,
+        n_threads: int | None,
+        transform_few: Callable[[Tensor, Tensor, slice], None],
+    ) -> Tensor:
+        """Work on as many images at once as suits the device, on as many threads as asked for."""
         shape = (images.shape[0], self.polar.n_shells, self.polar.n_inplanes)
         if out is None:
             out = torch.empty(shape, dtype=self.complex_dtype, device=self.device)
@@ -124,15 +164,14 @@ class PolarTransform:
         n_threads = min(n_threads, len(parts))
         if n_threads <= 1:
             for part in parts:
-                self._transform_few(images[part], out[part])
+                transform_few(images[part], out[part], part)
         else:
             with single_threaded_workers(n_threads) as workers:
-                list(workers.map(lambda part: self._transform_few(images[part], out[part]), parts))
+                list(workers.map(lambda part: transform_few(images[part], out[part], part), parts))
         return out
 
-    def _transform_few(self, images: Tensor, out: Tensor) -> None:
-        half = torch.fft.rfft2(self._steps.pad(images, self._side))
-        self._steps.interpolate(half, out)
+    def _transform_few(self, images: Tensor, out: Tensor, _part: slice) -> None:
+        self._steps.interpolate(torch.fft.rfft2(self._steps.pad(images, self._side)), out)
 
 
 class _OnProcessor:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from cryolike.errors import UsageError
+from cryolike.physics import compiled
 
 __all__ = [
     "DownsampleType",
@@ -19,8 +20,8 @@ __all__ = [
     "check_downsampling",
     "downsample",
     "indivisible_box",
-    "is_blank",
     "normalise",
+    "value_span",
 ]
 
 DownsampleType = Literal["mean", "max", "fourier"]
@@ -112,62 +113,51 @@ class NormalisedImages:
     Parameters
     ----------
     images
-        (n_images, N, N); original = images · largest + mean.
+        (n_images, N, N); original times sign = images · largest + mean.
     mean, largest
-        float64, (n_images,).
+        float64, (n_images,). The mean is finite only where all pixels are.
+    span
+        Largest minus smallest value of each original, float64, (n_images,).
     """
 
     images: Float[Tensor, "n_images side side"]
     mean: Float[Tensor, " n_images"]
     largest: Float[Tensor, " n_images"]
+    span: Float[Tensor, " n_images"]
 
 
-def normalise(images: Float[Tensor, "n_images side side"]) -> NormalisedImages:
+def normalise(
+    images: Float[Tensor, "n_images side side"], sign: Float[Tensor, " n_images"] | None = None
+) -> NormalisedImages:
     """Subtract each image's mean, then divide by its largest absolute value.
 
     Parameters
     ----------
     images
-        None of them blank, see `is_blank`.
+        On the processor; what comes of constant images and of those that are not finite means
+        nothing.
+    sign
+        float64, +1 or −1 for each image, which it is multiplied by first.
 
     Returns
     -------
     NormalisedImages
         In the precision of the input, statistics in float64.
     """
-    mean = images.mean(dim=(1, 2), dtype=torch.float64)
-    rounded = mean.to(images.dtype)
-    centred = images - rounded[:, None, None]
-    # In single precision a mean far above the contrast is rounded by a part of the contrast
-    centred -= (mean - rounded).to(images.dtype)[:, None, None]
-    low, high = torch.aminmax(centred.flatten(1), dim=1)
-    largest = torch.maximum(high, -low)
-    return NormalisedImages(
-        images=centred / largest[:, None, None], mean=mean, largest=largest.to(torch.float64)
+    n_images = len(images)
+    sign = torch.ones(n_images, dtype=torch.float64) if sign is None else sign
+    result = NormalisedImages(
+        images=torch.empty_like(images, memory_format=torch.contiguous_format),
+        mean=torch.empty(n_images, dtype=torch.float64),
+        largest=torch.empty(n_images, dtype=torch.float64),
+        span=torch.empty(n_images, dtype=torch.float64),
     )
-
-
-def is_blank(
-    images: Float[Tensor, "n_images side side"],
-    span_before: Float[Tensor, " n_images"] | None = None,
-) -> Bool[Tensor, " n_images"]:
-    """Say which images are constant.
-
-    Parameters
-    ----------
-    images
-        (n_images, N, N).
-    span_before
-        Largest minus smallest value of each image before downsampling; where it is given, what is
-        left below 1e-6 of it is rounding.
-
-    Returns
-    -------
-    Tensor
-        bool, (n_images,).
-    """
-    span = value_span(images)
-    return span <= (0 if span_before is None else 1e-6 * span_before)
+    compiled.normalise(
+        images.contiguous().numpy(),
+        sign.numpy(),
+        *(x.numpy() for x in (result.images, result.mean, result.largest, result.span)),
+    )
+    return result
 
 
 def value_span(images: Float[Tensor, "n_images side side"]) -> Float[Tensor, " n_images"]:

@@ -7,6 +7,7 @@ that folder goes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -38,8 +39,16 @@ from cryolike.store.manifest import (
     canonical_json,
     checksum_of_file,
 )
+from cryolike.store.tensor_file import TensorFile
 
-__all__ = ["Reject", "RunFolder", "StackContent", "check_free_space", "refuse_existing_results"]
+__all__ = [
+    "Reject",
+    "RunFolder",
+    "StackContent",
+    "TensorDraft",
+    "check_free_space",
+    "refuse_existing_results",
+]
 
 Reject = tuple[int, int, str, str]
 """A row left out: (metadata file, source row, image name, reason)."""
@@ -47,6 +56,82 @@ Reject = tuple[int, int, str, str]
 RESUME_HINT = (
     "Complete stacks are kept: run the same command again with --resume (skip_exist=True)."
 )
+
+
+class TensorDraft:
+    """Polar images of a stack while they are written; a context manager.
+
+    What is not given to `RunFolder.write_stack` is gone at the end.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    target
+        Where the file will be when it is complete; errors name it.
+    shape
+        (n_images, n_shells, n_inplanes).
+    dtype
+        Of the images.
+    """
+
+    def __init__(
+        self, path: Path, target: Path, shape: tuple[int, int, int], dtype: torch.dtype
+    ) -> None:
+        self.path, self.target, self.shape, self.dtype = path, target, shape, dtype
+        try:
+            with writing(target):
+                self._file = TensorFile(path, shape, dtype)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, images: torch.Tensor) -> None:
+        """Write the next images.
+
+        Parameters
+        ----------
+        images
+            Contiguous, on the processor.
+
+        Raises
+        ------
+        OutputError
+            Where the disk is full or refuses.
+        """
+        with writing(self.target):
+            self._file.append(images.numpy())
+
+    def read(self, position: int) -> torch.Tensor:
+        """Return an image written before, as (1, n_shells, n_inplanes)."""
+        with writing(self.target):
+            values = self._file.read(position)
+        return torch.frombuffer(bytearray(values), dtype=self.dtype).reshape(1, *self.shape[1:])
+
+    def finish(self, name: str) -> FileRecord:
+        """Close the file, which is complete then, and put it in place."""
+        with writing(self.target):
+            record = self._file.finish(name)
+            self.target.parent.mkdir(exist_ok=True)
+            self.path.replace(self.target)
+        return record
+
+    def close(self) -> None:
+        """Close the file, and remove it where it is not in place."""
+        with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+            self._file.close()
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,8 +142,8 @@ class StackContent:
     ----------
     index
         Its counter.
-    images
-        Complex, (n_images, n_shells, n_inplanes), owning its memory.
+    draft
+        Its polar images, all of them written; None where no image of the stack can be used.
     metadata
         Plain arrays, none of objects.
     rows
@@ -70,7 +155,7 @@ class StackContent:
     """
 
     index: int
-    images: torch.Tensor
+    draft: TensorDraft | None
     metadata: Mapping[str, np.ndarray]
     rows: tuple[tuple[int, int, int], ...]
     rejected: tuple[Reject, ...] = ()
@@ -241,6 +326,30 @@ class RunFolder:
         files = Manifest.load(self.layout.manifest).files
         return all(self._is_file_intact(file) for file in files)
 
+    def draft(
+        self, index: int, shape: tuple[int, int, int], dtype: torch.dtype, suffix: str = ""
+    ) -> TensorDraft:
+        """Begin the polar images of a stack.
+
+        Parameters
+        ----------
+        index
+            Counter of the stack.
+        shape
+            (n_images, n_shells, n_inplanes).
+        dtype
+            Of the images.
+        suffix
+            Tells one draft of a stack from another.
+
+        Raises
+        ------
+        OutputError
+            Where the disk refuses.
+        """
+        target = self.layout.path(self.layout.tensor_name(index))
+        return TensorDraft(self.layout.wip / (target.name + suffix), target, shape, dtype)
+
     def write_stack(self, content: StackContent) -> StackRecord:
         """Write one stack; afterwards it is complete, before it is absent.
 
@@ -251,11 +360,9 @@ class RunFolder:
         """
         names = self.layout.tensor_name(content.index), self.layout.metadata_name(content.index)
         files = []
-        if len(content.images):
+        if content.draft is not None:
             files = [
-                self._write_file(
-                    names[0], lambda file: torch.save(content.images, cast("IO[bytes]", file))
-                ),
+                content.draft.finish(names[0]),
                 self._write_file(names[1], lambda file: write_arrays(file, content.metadata)),
             ]
             files += [
@@ -264,7 +371,7 @@ class RunFolder:
             ]
         record = StackRecord(
             index=content.index,
-            n_images=len(content.images),
+            n_images=0 if content.draft is None else content.draft.shape[0],
             rows=content.rows,
             rejected=content.rejected,
             files=tuple(files),
