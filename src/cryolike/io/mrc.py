@@ -7,6 +7,7 @@ takes from the header, as `cryolike.io.mrc_header.read_stack_header` gives it.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 import threading
@@ -37,19 +38,21 @@ _BOUNCE_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 _MAX_BYTES_PER_CALL = 1 << 30
 _MAX_BUFFERS_PER_CALL = 1024
+_MAX_DECOMPRESSED = 64
 
 
 class StackReader:
     """Reads single images out of MRC stacks, as float32.
 
     Files stay open between calls, the most recently used ones. Several threads may read at the
-    same time. Compressed files are decompressed once, into a nameless temporary file; it is kept
-    until `max_open_files` compressed ones are in use.
+    same time. Compressed files are decompressed into nameless temporary files, which are kept like
+    open files.
 
     Parameters
     ----------
     max_open_files
-        How many files are kept open.
+        How many plain files are kept open, and how many decompressed ones; by default half of the
+        files that the process may have open, at most 1,024, and 64.
     scratch_folder
         Where compressed files are decompressed to; the system's temporary folder by default.
 
@@ -59,13 +62,15 @@ class StackReader:
         If `max_open_files` is not positive.
     """
 
-    def __init__(self, max_open_files: int = 64, scratch_folder: str | None = None) -> None:
-        if max_open_files < 1:
+    def __init__(
+        self, max_open_files: int | None = None, scratch_folder: str | None = None
+    ) -> None:
+        if max_open_files is not None and max_open_files < 1:
             msg = f"max_open_files is {max_open_files}, must be at least 1"
             raise ValueError(msg)
-        self._max_open_files = max_open_files
         self._scratch_folder = scratch_folder
-        self._files: OrderedDict[tuple[str, int, int], _OpenFile] = OrderedDict()
+        self._plain = _OpenFiles(max_open_files or _most_open_files())
+        self._decompressed = _OpenFiles(max_open_files or _MAX_DECOMPRESSED)
         self._lock = threading.Lock()
         self._closed = False
         self._bounce = threading.local()
@@ -85,7 +90,9 @@ class StackReader:
         """Close all files; one that another thread still reads is closed when that is done."""
         with self._lock:
             self._closed = True
-            self._close_idle()
+            for files in (self._plain, self._decompressed):
+                files.limit = 0
+                files.close_idle()
 
     def read(
         self,
@@ -122,16 +129,19 @@ class StackReader:
         indices, positions = _checked_request(header, image_indices, out, out_positions)
         if indices.size == 0:
             return
-        order = np.argsort(indices)
-        indices, positions = indices[order], positions[order]
-        is_first = np.append(True, np.diff(indices) != 0)
+        is_first = np.ones(indices.size, dtype=bool)
+        if indices.size > 1:
+            order = np.argsort(indices)
+            indices, positions = indices[order], positions[order]
+            is_first[1:] = np.diff(indices) != 0
         with self._borrowed(header) as descriptor:
             self._read_distinct(header, descriptor, indices[is_first], positions[is_first], out)
             if not header.compression:
                 _check_unchanged(header, descriptor)
-        source = positions[is_first][np.cumsum(is_first) - 1]
-        for repeat in np.flatnonzero(~is_first):
-            out[positions[repeat]] = out[source[repeat]]
+        if not is_first.all():
+            source = positions[is_first][np.cumsum(is_first) - 1]
+            for repeat in np.flatnonzero(~is_first):
+                out[positions[repeat]] = out[source[repeat]]
 
     def _read_distinct(
         self,
@@ -176,36 +186,47 @@ class StackReader:
     @contextmanager
     def _borrowed(self, header: StackHeader) -> Iterator[int]:
         """Lend the descriptor of a file; it is not closed meanwhile."""
-        key = (header.path, header.file_size, header.mtime_ns)
+        files = self._decompressed if header.compression else self._plain
         with self._lock:
             if self._closed:
                 msg = "the StackReader is closed"
                 raise ValueError(msg)
-            file = self._files.setdefault(key, _OpenFile())
-            self._files.move_to_end(key)
+            file = files.get((header.path, header.file_size, header.mtime_ns))
             file.n_users += 1
-            self._close_idle()
+            files.close_idle()
         try:
             yield file.descriptor(header, self._scratch_folder)
         finally:
             with self._lock:
                 file.n_users -= 1
-                self._close_idle()
+                files.close_idle()
 
-    def _close_idle(self) -> None:
-        """Close the longest unused files beyond the limit, plain ones first.
 
-        The lock must be held.
-        """
-        limit = 0 if self._closed else self._max_open_files
-        n_too_many = len(self._files) - limit
-        if n_too_many <= 0:
-            return
-        idle = [key for key, file in self._files.items() if file.n_users == 0]
-        # A plain file is opened again at no cost, a compressed one decompressed again.
-        idle.sort(key=lambda key: self._files[key].is_temporary)
-        for key in idle[:n_too_many]:
-            self._files.pop(key).close()
+class _OpenFiles:
+    """Open files, the longest unused ones first; the reader's lock must be held."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._files: OrderedDict[tuple[str, int, int], _OpenFile] = OrderedDict()
+
+    def get(self, key: tuple[str, int, int]) -> _OpenFile:
+        file = self._files.setdefault(key, _OpenFile())
+        self._files.move_to_end(key)
+        return file
+
+    def close_idle(self) -> None:
+        """Close files that nobody uses beyond the limit."""
+        n_too_many = len(self._files) - self.limit
+        if n_too_many > 0:
+            idle = [key for key, file in self._files.items() if file.n_users == 0]
+            for key in idle[:n_too_many]:
+                self._files.pop(key).close()
+
+
+def _most_open_files() -> int:
+    """Half of the files that this process may have open, but no more than 1,024."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1024 if soft == resource.RLIM_INFINITY else max(1, min(1024, soft // 2))
 
 
 class _OpenFile:
@@ -213,14 +234,12 @@ class _OpenFile:
 
     def __init__(self) -> None:
         self.n_users = 0
-        self.is_temporary = False
         self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
 
     def descriptor(self, header: StackHeader, scratch_folder: str | None) -> int:
         with self._lock:
             if self._file is None:
-                self.is_temporary = bool(header.compression)
                 self._file = _open_as_promised(header, scratch_folder)
             return self._file.fileno()
 
@@ -258,7 +277,9 @@ def _checked_request(
         positions = np.arange(indices.size)
     else:
         positions = _as_integers("out_positions", out_positions)
-    if positions.size != indices.size or np.unique(positions).size != positions.size:
+    if positions.size != indices.size or (
+        positions.size > 1 and np.unique(positions).size != positions.size
+    ):
         msg = "out_positions must be as many as image_indices, and all different"
         raise ValueError(msg)
     if indices.size and (positions.min() < 0 or positions.max() >= len(out)):
@@ -282,6 +303,9 @@ def _as_integers(name: str, values: np.ndarray) -> np.ndarray:
 
 def _runs(indices: np.ndarray, n_at_most: int) -> Iterator[tuple[int, int]]:
     """Cut ascending indices where one is left out; yield start and end of each part."""
+    if indices.size == 1:
+        yield 0, 1
+        return
     bounds = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), indices.size]
     for start, end in pairwise(bounds):
         for part in range(start, end, n_at_most):

@@ -142,7 +142,8 @@ class PolarTransform:
         def transform_few(few: Tensor, polar_images: Tensor, part: slice) -> None:
             self._transform_few(few, polar_images, part)
             power[part] = integrated_power(polar_images, self.polar)
-            polar_images *= power[part].rsqrt().to(self.real_dtype)[:, None, None]
+            factor = power[part].rsqrt().to(self.real_dtype)
+            torch.view_as_real(polar_images).mul_(factor[:, None, None, None])
 
         return self._in_parts(images, out, n_threads, transform_few), power
 
