@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _N_COLUMNS = 4
+_WIDTH_INCH = 7
 _DPI = 100
 
 
@@ -159,8 +160,8 @@ def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> 
     -------
     matplotlib.figure.Figure
     """
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.add_axes((0.17, 0.15, 0.79, 0.74))
     radii = descriptor.polar_grid.radius_shells
     frequency = 2 * radii / descriptor.cartesian_grid.box_size_A
     axes.semilogy(frequency, power)
@@ -199,8 +200,13 @@ def _gallery(
     gap = max(2, width // 32)
     sheet = np.full((n_rows * (height + gap) - gap, _N_COLUMNS * (width + gap) - gap), np.nan)
     aspect = sheet.shape[0] / sheet.shape[1]
-    figure = Figure(figsize=(7, 7 * aspect + 1), layout="constrained")
-    axes = figure.add_subplot()
+    # Places are set by hand: a layout engine would draw everything twice
+    height_inch = _WIDTH_INCH * aspect + 1.1
+    figure = Figure(figsize=(_WIDTH_INCH, height_inch))
+    axes = figure.add_axes(
+        (0.01, 0.55 / height_inch, 0.98, 0.98 * _WIDTH_INCH * aspect / height_inch)
+    )
+    scale = figure.add_axes((0.25, 0.4 / height_inch, 0.5, 0.08 / height_inch))
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         top, left = (i // _N_COLUMNS) * (height + gap), (i % _N_COLUMNS) * (width + gap)
         sheet[top : top + height, left : left + width] = image
@@ -214,6 +220,6 @@ def _gallery(
             bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "edgecolor": "none"},
         )
     shown = axes.imshow(sheet, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
+    figure.colorbar(shown, cax=scale, orientation="horizontal")
     axes.set_axis_off()
     return figure, axes
