@@ -244,12 +244,11 @@ class _OnDevice:
     def interpolate(self, half: Tensor, out: Tensor) -> None:
         row_direct, row_conjugate, column = self._sources
         margin, n_angles = self._points.margin, len(self._is_conjugate)
-        opposite = half[:, row_conjugate].conj()
-        parts = [
-            opposite[:, :, column[:margin]],
-            half[:, row_direct],
-            opposite[:, :, column[-margin:]],
-        ]
+        left, right = (
+            half[:, :, column[end]][:, row_conjugate].conj()
+            for end in (slice(margin), slice(-margin, None))
+        )
+        parts = [left, half[:, row_direct], right]
         grid = torch.cat(parts, dim=2).permute(1, 2, 0).contiguous()
         flat = torch.view_as_real(grid).reshape(-1, 2 * len(half))
         values = torch.view_as_complex((self._matrix @ flat).reshape(-1, n_angles, len(half), 2))
