@@ -36,6 +36,9 @@ _READ_BYTES = 32 * 2**20
 _BATCH_BYTES = 16 * 2**20
 """Polar images of a batch, which one thread makes and another writes."""
 
+_N_WAITING = 2
+"""Batches that wait for a thread or for the disk, so that neither waits for the other."""
+
 _DEVICE_BATCH_BYTES = 256 * 2**20
 """The same on a GPU, which is idle between batches."""
 
@@ -271,7 +274,13 @@ class _Pipeline:
         self._plan, self._run, self._reader = plan, run, reader
         self._converter, self._progress = converter, progress
         self._factor = contrast_factors(plan)
-        self._under_way: deque[tuple[Future[None], torch.Tensor, int]] = deque()
+        on_processor = converter.transform.device.type == "cpu"
+        self._n_workers = n_usable_cores() if on_processor else 1
+        box = plan.headers[0].box_px
+        self._n_read = max(1, _READ_BYTES // (box * box * 4))
+        batch_bytes = _BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES
+        self._n_in_batch = max(1, batch_bytes // plan.descriptor.polar_image_bytes)
+        self._under_way: deque[tuple[Rows, torch.Tensor, Future[None]]] = deque()
         self._n_done = 0
 
     def run(self) -> None:
@@ -279,57 +288,49 @@ class _Pipeline:
         todo = [stack for stack in self._plan.stacks if stack.index not in self._run.records]
         self._n_done = self._plan.n_images - sum(stack.stop - stack.start for stack in todo)
         self._report()
-        on_processor = self._converter.transform.device.type == "cpu"
-        n_workers = n_usable_cores() if on_processor else 1
-        box = self._plan.headers[0].box_px
-        n_read = max(1, _READ_BYTES // (box * box * 4))
         chunks = [
             chunk
             for stack in todo
-            for chunk in Rows(stack=stack, start=stack.start, stop=stack.stop).split(n_read)
+            for chunk in Rows(stack=stack, start=stack.start, stop=stack.stop).split(self._n_read)
         ]
-        image_bytes = self._plan.descriptor.polar_image_bytes
-        n_at_once = max(1, (_BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES) // image_bytes)
-        writer = StackAssembly(self._plan, self._run, self._converter.transform.complex_dtype)
+        stacks = StackAssembly(self._plan, self._run, self._converter.transform.complex_dtype)
         with (
-            writer,
+            stacks,
             ThreadPoolExecutor(1) as reading,
             ThreadPoolExecutor(1) as writing,
-            single_threaded_workers(n_workers) as working,
+            single_threaded_workers(self._n_workers) as working,
         ):
             try:
                 ahead = [reading.submit(self._read, chunk) for chunk in chunks[:1]]
                 for i, chunk in enumerate(chunks):
-                    images = ahead.pop().result()
+                    images = torch.from_numpy(ahead.pop().result())
                     ahead += [reading.submit(self._read, c) for c in chunks[i + 1 : i + 2]]
-                    for rows in chunk.split(n_at_once):
-                        few = torch.from_numpy(images[rows.start - chunk.start :][: len(rows)])
-                        buffer = self._buffer(n_workers + 2, n_at_once)[: len(rows)]
-                        batch = working.submit(
-                            self._converter, few, self._factor[rows.start : rows.stop], buffer
-                        )
-                        written = writing.submit(writer.write, rows, batch, buffer)
-                        self._under_way.append((written, buffer, len(rows)))
+                    parts = chunk.split(self._n_in_batch)
+                    for rows, few in zip(parts, torch.split(images, self._n_in_batch), strict=True):
+                        buffer = self._free_buffer()
+                        polar_images = buffer[: len(rows)]
+                        factor = self._factor[rows.start : rows.stop]
+                        batch = working.submit(self._converter, few, factor, polar_images)
+                        written = writing.submit(stacks.write, rows, batch, polar_images)
+                        self._under_way.append((rows, buffer, written))
                 while self._under_way:
                     self._finish_oldest()
             except BaseException:
-                writer.stop()
+                stacks.stop()
                 raise
 
-    def _buffer(self, n_buffers: int, n_at_once: int) -> torch.Tensor:
+    def _free_buffer(self) -> torch.Tensor:
         """Memory for polar images: new at first, then that of the oldest batch."""
-        if len(self._under_way) == n_buffers:
-            base = self._finish_oldest()._base
-            if base is not None:
-                return base
+        if len(self._under_way) == self._n_workers + _N_WAITING:
+            return self._finish_oldest()
         polar = self._plan.descriptor.polar_grid
-        shape = (n_at_once, polar.n_shells, polar.n_inplanes)
+        shape = (self._n_in_batch, polar.n_shells, polar.n_inplanes)
         return torch.empty(shape, dtype=self._converter.transform.complex_dtype)
 
     def _finish_oldest(self) -> torch.Tensor:
-        written, buffer, n_images = self._under_way.popleft()
+        rows, buffer, written = self._under_way.popleft()
         written.result()
-        self._n_done += n_images
+        self._n_done += len(rows)
         self._report()
         return buffer
 
