@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 import torch
 import xxhash
@@ -17,11 +16,36 @@ from cryolike.store.manifest import FileRecord
 
 __all__ = ["TensorFile"]
 
-_LOCAL_HEADER_BYTES = 30
 _DESCRIPTOR = b"PK\x07\x08"
 _CENTRAL_HEADER = b"PK\x01\x02"
-_CENTRAL_HEADER_BYTES = 46
 _CENTRAL_CRC = 16
+
+
+class _Frame:
+    """A file in memory that takes what PyTorch writes around the values it leaves out."""
+
+    def __init__(self) -> None:
+        self.before, self.after = bytearray(), bytearray()
+        self.n_left_out = 0
+
+    def write(self, data: Any) -> int:
+        part = self.after if self.n_left_out else self.before
+        part += data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_CUR or self.n_left_out:
+            raise _UNKNOWN_LAYOUT
+        self.n_left_out = offset
+        return len(self.before) + offset
+
+    def flush(self) -> None:
+        """Do nothing: all is in memory."""
+
+
+_UNKNOWN_LAYOUT = RuntimeError(
+    "this version of PyTorch lays files out in a way that cryolike does not know"
+)
 
 
 class TensorFile:
@@ -44,17 +68,18 @@ class TensorFile:
     def __init__(self, path: Path, shape: Sequence[int], dtype: torch.dtype) -> None:
         # Memory that is never touched takes none
         tensor = torch.empty(tuple(shape), dtype=dtype)
+        frame = _Frame()
+        with torch.serialization.skip_data():
+            torch.save(tensor, cast("IO[bytes]", frame))
         self._n_rows, self._n_bytes = shape[0], tensor.nbytes
+        self._start, self._tail = len(frame.before), frame.after
+        self._places_of_crc = _places_of_crc(frame.after)
+        if frame.n_left_out != self._n_bytes:
+            raise _UNKNOWN_LAYOUT
+        self._hash, self._crc, self._n_written = xxhash.xxh3_128(frame.before), 0, 0
         self._file = path.open("w+b")
         try:
-            with torch.serialization.skip_data():
-                torch.save(tensor, self._file)
-            self._file.flush()
-            self._start, self._directory = self._places()
-            self._hash, self._crc, self._n_written = xxhash.xxh3_128(), 0, 0
-            self._file.seek(0)
-            self._hash.update(self._file.read(self._start))
-            self._file.seek(self._start)
+            self._file.write(frame.before)
         except BaseException:
             self._file.close()
             raise
@@ -73,22 +98,6 @@ class TensorFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _places(self) -> tuple[int, int]:
-        """Where the values begin, and the archive's record of them."""
-        with zipfile.ZipFile(self._file) as archive:
-            (entry,) = (info for info in archive.infolist() if info.filename.endswith("/data/0"))
-        self._file.seek(entry.header_offset)
-        header = self._file.read(_LOCAL_HEADER_BYTES)
-        name_bytes, extra_bytes = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
-        start = entry.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-        self._file.seek(start + self._n_bytes)
-        tail = self._file.read()
-        directory = tail.rindex(entry.filename.encode()) - _CENTRAL_HEADER_BYTES
-        if not (tail.startswith(_DESCRIPTOR) and tail[directory:].startswith(_CENTRAL_HEADER)):
-            msg = "this version of PyTorch lays files out in a way that cryolike does not know"
-            raise RuntimeError(msg)
-        return start, directory
 
     def append(self, values: Any) -> None:
         """Write the next values.
@@ -124,13 +133,22 @@ class TensorFile:
         if self._n_written != self._n_bytes:
             msg = f"{self._n_bytes - self._n_written:,} bytes of the tensor are missing"
             raise ValueError(msg)
-        end = self._start + self._n_bytes
-        self._file.seek(end)
-        tail = bytearray(self._file.read())
-        for place in (len(_DESCRIPTOR), self._directory + _CENTRAL_CRC):
-            tail[place : place + 4] = self._crc.to_bytes(4, "little")
-        self._file.seek(end)
-        self._file.write(tail)
+        for place in self._places_of_crc:
+            self._tail[place : place + 4] = self._crc.to_bytes(4, "little")
+        self._hash.update(self._tail)
+        self._file.write(self._tail)
         self._file.close()
-        self._hash.update(tail)
-        return FileRecord(name=name, n_bytes=end + len(tail), xxh3_128=self._hash.hexdigest())
+        return FileRecord(
+            name=name,
+            n_bytes=self._start + self._n_bytes + len(self._tail),
+            xxh3_128=self._hash.hexdigest(),
+        )
+
+
+def _places_of_crc(tail: bytes | bytearray) -> tuple[int, int]:
+    """Where the CRC of the values goes: right after them, and in the archive's directory."""
+    directory = tail.rindex(b"/data/0")
+    directory = tail.rindex(_CENTRAL_HEADER, 0, directory)
+    if not tail.startswith(_DESCRIPTOR):
+        raise _UNKNOWN_LAYOUT
+    return len(_DESCRIPTOR), directory + _CENTRAL_CRC

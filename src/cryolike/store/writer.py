@@ -7,7 +7,6 @@ that folder goes.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import errno
 import fcntl
@@ -18,7 +17,7 @@ import shutil
 import socket
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,7 +82,8 @@ class TensorDraft:
             with writing(target):
                 self._file = TensorFile(path, shape, dtype)
         except BaseException:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             raise
 
     def __enter__(self) -> Self:
@@ -129,9 +129,11 @@ class TensorDraft:
 
     def close(self) -> None:
         """Close the file, and remove it where it is not in place."""
-        with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+        # What could not be written is not wanted any more; a resumed run removes what stays
+        with suppress(OSError):
             self._file.close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,16 +205,18 @@ class RunFolder:
             refuse_existing_results(self.layout.folder)
         self._made_folder = not self.layout.folder.exists()
         self._made_wip = not self.layout.wip.exists()
-        with writing(self.layout.folder):
-            self.layout.wip.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire_lock(self.layout.wip_lock)
         try:
+            with writing(self.layout.folder):
+                self.layout.wip.mkdir(parents=True, exist_ok=True)
+                self._lock = _acquire_lock(self.layout.wip_lock)
             if not (self._skip_exist or self._overwrite):
                 # A run that finished since we looked, before we held the lock
                 _refuse_results(self.layout, self.layout.results_present())
             self._prepare()
+        except FolderInUseError:
+            raise
         except BaseException:
-            self._leave(remove_wip=self._made_wip and not self._is_wip_needed())
+            self._leave_after_error(remove_wip=self._made_wip and not self._is_wip_needed())
             raise
         return self
 
@@ -222,7 +226,11 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(remove_wip=not self._is_wip_needed())
+        if error is not None:
+            self._leave_after_error(remove_wip=not self._is_wip_needed())
+            return
+        with writing(self.layout.folder):
+            self._leave(remove_wip=not self._is_wip_needed())
 
     def _is_wip_needed(self) -> bool:
         """Whether wip holds the only record of what results there are."""
@@ -417,7 +425,8 @@ class RunFolder:
                     write(file)
                 draft.replace(target)
         except BaseException:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
             raise
         return FileRecord(name=name, n_bytes=file.n_bytes, xxh3_128=file.digest.hexdigest())
 
@@ -433,6 +442,11 @@ class RunFolder:
         for path in self.layout.wip.iterdir():
             if path not in (self.layout.wip_lock, *kept):
                 path.unlink()
+
+    def _leave_after_error(self, *, remove_wip: bool) -> None:
+        """Leave; what cannot be removed stays, and the first error is the one that is told."""
+        with suppress(OSError):
+            self._leave(remove_wip=remove_wip)
 
     def _leave(self, *, remove_wip: bool) -> None:
         """Unlock; where `remove_wip`, leave no trace of having been here."""
@@ -568,7 +582,7 @@ def writing(target: Path) -> Iterator[None]:
             errno.EFBIG: "the file would be larger than allowed",
             errno.EACCES: "no permission",
             errno.EROFS: "the file system is read-only",
-        }.get(number or 0, str(error))
+        }.get(number or 0, getattr(error, "strerror", None) or str(error))
         msg = f"{target} cannot be written: {reason}. {RESUME_HINT}"
         raise OutputError(msg) from error
 
@@ -586,9 +600,13 @@ def _acquire_lock(path: Path) -> IO[str]:
             break
         lock.close()
         path.parent.mkdir(exist_ok=True)
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
+    try:
+        # Not by way of the file's buffer, which would be written again when it is closed
+        os.truncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except BaseException:
+        lock.close()
+        raise
     return lock
 
 
