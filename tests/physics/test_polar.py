@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cryolike.descriptor import ImageDescriptor, Precision
 from cryolike.grids import CartesianGrid2D, PolarGrid
-from cryolike.physics.polar import PolarTransform, _OnDevice, integrated_power
+from cryolike.physics.polar import PolarTransform, _OnDevice
 
 BOUND = {"single": 2e-6, "double": 1e-11}
 
@@ -158,8 +158,9 @@ def test_power_of_a_known_image() -> None:
     # F = (4π/N) 2πσ² exp(−2π²σ²f²), f = 2k/N; ∫ |F|² 2πk dk over the plane
     amplitude = 4 * np.pi / n * 2 * np.pi * sigma**2
     expected = amplitude**2 * np.pi / (16 * np.pi**2 * sigma**2 / n**2)
-    found = integrated_power(transform(image), transform.polar)
+    polar_images, found = transform.with_unit_power(image)
     np.testing.assert_allclose(found.numpy(), [expected], rtol=1e-10)
+    torch.testing.assert_close(polar_images * found.sqrt(), transform(image))
 
 
 def test_batches_do_not_change_an_image() -> None:
@@ -182,6 +183,10 @@ def test_steps_for_other_devices_equal_those_for_processors(
     on_device._steps = _OnDevice(on_device._points, on_device._preweight)
     images = random_images(transform)
     assert relative_error(on_device(images), transform(images).numpy()) < BOUND[precision] / 2
+    found, power = on_device.with_unit_power(images)
+    expected, expected_power = transform.with_unit_power(images)
+    assert relative_error(found, expected.numpy()) < BOUND[precision] / 2
+    torch.testing.assert_close(power, expected_power, rtol=BOUND[precision], atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,6 +6,7 @@ is kept in numba's cache where there is a folder for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -17,7 +18,7 @@ from numba.extending import intrinsic
 
 from cryolike.physics.gridding import KERNEL_WIDTH
 
-__all__ = ["fill_margins", "interpolate", "normalise", "pad"]
+__all__ = ["fill_margins", "interpolate", "normalise", "oscillate", "pad", "scale_to_unit_power"]
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -231,3 +232,78 @@ def interpolate(grid, first, weight_y, weight_x, sign, has_opposites, out):
                 if has_opposites:
                     line[2 * (n_angles + angle)] = real
                     line[2 * (n_angles + angle) + 1] = -imaginary
+
+
+@_compiled
+@no_type_check
+def scale_to_unit_power(polar_images, shell_weight, power):
+    """Divide polar images by their norms.
+
+    Parameters
+    ----------
+    polar_images
+        (n_images, n_shells, complex numbers of a shell): scaled in place.
+    shell_weight
+        float64, (n_shells,): weight of a point in an integral.
+    power
+        float64, (n_images,): gets the integrals of |F|² before.
+    """
+    n_values = _U(polar_images.shape[2])
+    for image in range(polar_images.shape[0]):
+        total = 0.0
+        for shell in range(shell_weight.size):
+            line = polar_images[image, shell]
+            of_shell = line[0] * line[0]
+            for i in range(_U(1), n_values):
+                of_shell += line[i] * line[i]
+            total += shell_weight[shell] * of_shell
+        power[image] = total
+        factor = polar_images.dtype.type(1 / np.sqrt(total))
+        for shell in range(shell_weight.size):
+            line = polar_images[image, shell]
+            for i in range(n_values):
+                line[i] *= factor
+
+
+_SINE = tuple(
+    np.float32((-1) ** k * (2 * np.pi) ** (2 * k + 1) / math.factorial(2 * k + 1)) for k in range(7)
+)
+"""Taylor's coefficients of sin 2πx; up to a quarter turn what they leave out is below 1e-9."""
+
+
+@_compiled
+@no_type_check
+def oscillate(phase, slope, swing, envelope, out):
+    """Compute −sin(2π (phase + slope · swing)) · envelope in single precision.
+
+    Libraries take several times as long: they reduce each angle with more care than turns need.
+
+    Parameters
+    ----------
+    phase, envelope
+        (n_images, n_shells); phases in turns, float64.
+    slope
+        (n_shells,).
+    swing
+        Turns, float64, (n_images, n_angles).
+    out
+        float32, (n_images, n_shells, any multiple of n_angles): gets the result, and repeats it.
+    """
+    n_angles = _U(swing.shape[1])
+    for image in range(out.shape[0]):
+        of_angle = swing[image]
+        for shell in range(out.shape[1]):
+            line = out[image, shell]
+            # −sin 2πt = sin 2πx, where x + 1/4 is how far t − 1/4 is from a whole number
+            start, factor = phase[image, shell] - 0.25, slope[shell]
+            height = np.float32(envelope[image, shell])
+            for angle in range(n_angles):
+                turns = start + factor * of_angle[angle]
+                x = np.float32(abs(turns - np.floor(turns + 0.5)) - 0.25)
+                y = x * x
+                sine = _SINE[5] + y * _SINE[6]
+                sine = _SINE[3] + y * (_SINE[4] + y * sine)
+                sine = x * (_SINE[0] + y * (_SINE[1] + y * (_SINE[2] + y * sine)))
+                line[angle] = height * sine
+            for angle in range(n_angles, _U(line.size)):
+                line[angle] = line[angle - n_angles]

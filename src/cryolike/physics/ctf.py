@@ -14,12 +14,14 @@ bright.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from cryolike.particles import ParticleTable
+from cryolike.physics import compiled
 from cryolike.units import A_PER_MM, electron_wavelength_A
 
 __all__ = [
@@ -124,29 +126,62 @@ def contrast_transfer_function(
     torch.Tensor
         Shape (n_images, *grid), on the device of `spatial_frequency_per_A`.
     """
+    return _values(_terms(parameters, spatial_frequency_per_A, azimuth_rad)).to(dtype)
+
+
+class _Terms(NamedTuple):
+    """What the function is made of: −sin(phase + s² · swing) · envelope, all float64.
+
+    Each depends on frequency or azimuth alone, which makes polar grids quick.
+
+    Parameters
+    ----------
+    phase, envelope
+        (n_images, *shape of the frequencies).
+    s2
+        Of the shape of the frequencies.
+    swing
+        (n_images, *shape of the azimuths).
+    """
+
+    phase: torch.Tensor
+    s2: torch.Tensor
+    swing: torch.Tensor
+    envelope: torch.Tensor
+
+
+def _terms(
+    parameters: CtfParameters, spatial_frequency_per_A: torch.Tensor, azimuth_rad: torch.Tensor
+) -> _Terms:
     device = spatial_frequency_per_A.device
-    azimuth = azimuth_rad.to(device=device, dtype=torch.float64)
-    # Both with the shape of the grid.
-    s2 = spatial_frequency_per_A.to(torch.float64).square() * torch.ones_like(azimuth)
-    azimuth = azimuth * torch.ones_like(s2)
-    # γ is linear in these five functions of the frequency, hence one matrix product for all images.
-    basis = torch.stack(
-        [s2, s2 * torch.cos(2 * azimuth), s2 * torch.sin(2 * azimuth), s2**2, torch.ones_like(s2)]
+    n_axes = max(spatial_frequency_per_A.ndim, azimuth_rad.ndim)
+    frequency_per_A, azimuth = (
+        grid.to(device, torch.float64)[(None,) * (n_axes - grid.ndim)]
+        for grid in (spatial_frequency_per_A, azimuth_rad)
     )
+    s2 = frequency_per_A.square()
+    of_frequency = torch.stack([s2, s2.square(), torch.ones_like(s2)])
+    of_azimuth = torch.stack([torch.cos(2 * azimuth), torch.sin(2 * azimuth)])
     coefficients = torch.from_numpy(_phase_coefficients(parameters)).to(device)
-    gamma: torch.Tensor = torch.tensordot(coefficients, basis, dims=1)
-    ctf = gamma.sin_().neg_()
-    per_image = (len(parameters), *(1,) * s2.ndim)
-    if np.any(parameters.bfactor_A2):
-        bfactor = torch.tensor(parameters.bfactor_A2, device=device).reshape(per_image)
-        ctf *= torch.exp(-0.25 * bfactor * s2)
-    if np.any(parameters.scale != 1):
-        ctf *= torch.tensor(parameters.scale, device=device).reshape(per_image)
-    return ctf.to(dtype)
+    bfactor, scale = (
+        torch.tensor(column, device=device).reshape(-1, *(1,) * n_axes)
+        for column in (parameters.bfactor_A2, parameters.scale)
+    )
+    return _Terms(
+        phase=torch.tensordot(coefficients[:, :3], of_frequency, dims=1),
+        s2=s2,
+        swing=torch.tensordot(coefficients[:, 3:], of_azimuth, dims=1),
+        envelope=scale * torch.exp(-0.25 * bfactor * s2),
+    )
+
+
+def _values(terms: _Terms) -> torch.Tensor:
+    gamma = torch.addcmul(terms.phase, terms.s2, terms.swing)
+    return gamma.sin_().neg_().mul_(terms.envelope)
 
 
 def _phase_coefficients(parameters: CtfParameters) -> np.ndarray:
-    """Coefficients of γ for s², s² cos 2θ, s² sin 2θ, s⁴ and 1, shape (n_images, 5)."""
+    """Coefficients of γ for s², s⁴, 1, s² cos 2θ and s² sin 2θ, shape (n_images, 5)."""
     wavelength_A = electron_wavelength_A(parameters.voltage_kV)
     # Signed: U < V means that the axis of larger defocus is that of V.
     mean_A = (parameters.defocus_u_A + parameters.defocus_v_A) / 2
@@ -156,10 +191,10 @@ def _phase_coefficients(parameters: CtfParameters) -> np.ndarray:
     coefficients: np.ndarray = np.stack(
         [
             -np.pi * wavelength_A * mean_A,
-            -np.pi * wavelength_A * deviation_A * np.cos(double_angle),
-            -np.pi * wavelength_A * deviation_A * np.sin(double_angle),
             np.pi / 2 * cs_A * wavelength_A**3,
             -parameters.phase_shift_rad - np.arcsin(parameters.amplitude_contrast),
+            -np.pi * wavelength_A * deviation_A * np.cos(double_angle),
+            -np.pi * wavelength_A * deviation_A * np.sin(double_angle),
         ],
         axis=1,
     )
@@ -205,6 +240,7 @@ def ctf_on_polar_grid(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Contrast transfer functions on a polar grid.
 
@@ -219,7 +255,9 @@ def ctf_on_polar_grid(
     box_size_A
         Side of the box in Å.
     dtype, device
-        Of the result.
+        Of the result; float32 is made several times as fast on a processor.
+    out
+        Where to put the result, of that type and on that device.
 
     Returns
     -------
@@ -228,7 +266,26 @@ def ctf_on_polar_grid(
     """
     radius = torch.tensor(radius_shells, dtype=torch.float64, device=device)
     theta = torch.tensor(theta_shell, dtype=torch.float64, device=device)
-    frequency_per_A = 2 * radius / box_size_A
-    return contrast_transfer_function(
-        parameters, frequency_per_A[:, None], theta[None, :], dtype=dtype
+    # The function is even: where all opposite angles are on the grid too, one half gives the other
+    n_half = len(theta) // 2
+    has_opposites = len(theta) % 2 == 0 and torch.allclose(
+        theta[n_half:], theta[:n_half] + np.pi, rtol=0, atol=4e-15
     )
+    angles = theta[:n_half] if has_opposites else theta
+    terms = _terms(parameters, 2 * radius[:, None] / box_size_A, angles[None, :])
+    if out is None:
+        shape = len(parameters), len(radius), len(theta)
+        out = torch.empty(shape, dtype=dtype, device=device)
+    if out.dtype == torch.float32 and out.device.type == "cpu":
+        compiled.oscillate(
+            terms.phase[:, :, 0].numpy() / (2 * np.pi),
+            terms.s2[:, 0].numpy(),
+            terms.swing[:, 0].numpy() / (2 * np.pi),
+            terms.envelope[:, :, 0].numpy(),
+            out.numpy(),
+        )
+    else:
+        values = _values(terms)
+        for start in range(0, len(theta), len(angles)):
+            out[:, :, start : start + len(angles)] = values
+    return out

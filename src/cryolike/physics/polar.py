@@ -26,7 +26,7 @@ from cryolike.physics import compiled
 from cryolike.physics.gridding import KERNEL_WIDTH, KaiserBessel, PolarPoints, padded_side
 from cryolike.threads import n_usable_cores, single_threaded_workers
 
-__all__ = ["PolarTransform", "integrated_power"]
+__all__ = ["PolarTransform"]
 
 _CACHE_BYTES = 2**20
 """Padded transforms worked on at once: what a core's own cache holds."""
@@ -141,9 +141,7 @@ class PolarTransform:
 
         def transform_few(few: Tensor, polar_images: Tensor, part: slice) -> None:
             self._transform_few(few, polar_images, part)
-            power[part] = integrated_power(polar_images, self.polar)
-            factor = power[part].rsqrt().to(self.real_dtype)
-            torch.view_as_real(polar_images).mul_(factor[:, None, None, None])
+            power[part] = self._steps.scale_to_unit_power(polar_images, self.polar)
 
         return self._in_parts(images, out, n_threads, transform_few), power
 
@@ -215,6 +213,12 @@ class _OnProcessor:
         compiled.fill_margins(values, *self._sources, self._margin, grid)
         compiled.interpolate(grid, *self._table, torch.view_as_real(out).flatten(-2).numpy())
 
+    def scale_to_unit_power(self, polar_images: Tensor, polar: PolarGrid) -> Tensor:
+        power = torch.empty(len(polar_images), dtype=torch.float64)
+        values = torch.view_as_real(polar_images).flatten(-2).numpy()
+        compiled.scale_to_unit_power(values, polar.point_weight_shells, power.numpy())
+        return power
+
 
 class _OnDevice:
     """The same on any device, interpolation being one sparse matrix."""
@@ -257,6 +261,14 @@ class _OnDevice:
         if self._points.has_opposites:
             out[:, :, n_angles:] = out[:, :, :n_angles].conj()
 
+    def scale_to_unit_power(self, polar_images: Tensor, polar: PolarGrid) -> Tensor:
+        values = torch.view_as_real(polar_images)
+        shell_norms = torch.linalg.vector_norm(values.flatten(-2), dim=-1).to(torch.float64)
+        weights = torch.as_tensor(polar.point_weight_shells, device=polar_images.device)
+        power: Tensor = shell_norms.square() @ weights
+        values *= power.rsqrt().to(values.dtype)[:, None, None, None]
+        return power
+
 
 def _sparse_rows(columns: np.ndarray, values: Tensor, n_columns: int) -> Tensor:
     """Sparse matrix with equally many entries in each row."""
@@ -271,27 +283,3 @@ def _sparse_rows(columns: np.ndarray, values: Tensor, n_columns: int) -> Tensor:
             size=(n_rows, n_columns),
             check_invariants=True,
         )
-
-
-def integrated_power(
-    polar_images: Complex[Tensor, "n_images n_shells n_inplanes"], polar: PolarGrid
-) -> Float[Tensor, " n_images"]:
-    """Integral of |F|² over the polar grid, by its quadrature, in float64.
-
-    Parameters
-    ----------
-    polar_images
-        (n_images, n_shells, n_inplanes).
-    polar
-        Their grid.
-
-    Returns
-    -------
-    Tensor
-        float64, (n_images,).
-    """
-    parts = torch.view_as_real(polar_images).flatten(-2)
-    shell_norms = torch.linalg.vector_norm(parts, dim=-1).to(torch.float64)
-    weights = torch.as_tensor(polar.point_weight_shells, device=polar_images.device)
-    power: Tensor = shell_norms.square() @ weights
-    return power
