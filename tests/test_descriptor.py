@@ -207,6 +207,35 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ImageDescriptor.load(tmp_path / "none")
 
 
+def test_file_that_expands_far_is_not_read(tmp_path: Path) -> None:
+    """A few kilobytes that would become a hundred megabytes are refused."""
+    path = tmp_path / "params.npz"
+    ImageDescriptor.from_individual_values(8, 1.0).save(path)
+    with np.load(path) as data:
+        arrays = {key: data[key] for key in data.files}
+    np.savez_compressed(path, **arrays, more=np.zeros(100_000_000, dtype=np.uint8))
+    with pytest.raises(UsageError, match=r"no image descriptor .*far more than a descriptor"):
+        ImageDescriptor.load(path)
+
+
+def test_damaged_bytes_are_an_error_of_ours(tmp_path: Path) -> None:
+    """Whichever byte of a compressed file is changed, it is read or refused."""
+    path = tmp_path / "params.npz"
+    ImageDescriptor.from_individual_values(8, 1.0).save(path)
+    with np.load(path) as data:
+        arrays = {key: data[key] for key in data.files}
+    np.savez_compressed(path, **arrays)
+    content = path.read_bytes()
+    n_refused = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            ImageDescriptor.load(path)
+        except UsageError:
+            n_refused += 1
+    assert n_refused > 100
+
+
 @pytest.mark.parametrize("kind", ["text", "empty", "npy", "folder", "other npz", "cut"])
 def test_other_files_are_refused(tmp_path: Path, kind: str) -> None:
     """As no image descriptor, whatever they are."""

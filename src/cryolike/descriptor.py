@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,6 +26,9 @@ PIXEL_SIZE_TOLERANCE = 1e-3
 """Pixel sizes that differ by a smaller fraction are equal."""
 
 _ATOM_SHAPES = ("gaussian", "hard-sphere")
+
+_MAX_FILE_BYTES = 2**20
+"""A descriptor's file holds a few kilobytes; one that claims more is not read."""
 
 
 class Precision(StrEnum):
@@ -278,12 +280,11 @@ class ImageDescriptor:
             msg = f"{path}: no such descriptor file. Make one with `cryolike describe`."
             raise MissingFileError(msg)
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-                return cls.from_arrays({key: data[key] for key in data.files})
+            return cls.from_arrays(_read_arrays(file))
         except CryoLikeError as error:
             msg = f"{file}: {error}"
             raise UsageError(msg) from error
-        except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
             msg = (
                 f"{file} is no image descriptor ({error}). Make one with `cryolike describe`; "
                 "a file that holds Python objects is never opened."
@@ -330,6 +331,15 @@ def one_pixel_size(pixel_size: float | Sequence[float]) -> float:
 def load_descriptor(params: ImageDescriptor | str | Path) -> ImageDescriptor:
     """Take a descriptor as it is, or load it from its file."""
     return params if isinstance(params, ImageDescriptor) else ImageDescriptor.load(params)
+
+
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+        n_bytes = sum(entry.file_size for entry in data.zip.infolist())
+        if n_bytes > _MAX_FILE_BYTES:
+            msg = f"it holds {n_bytes:,} bytes, far more than a descriptor"
+            raise ValueError(msg)
+        return {key: data[key] for key in data.files}
 
 
 def _with_suffix(path: str | Path) -> Path:
