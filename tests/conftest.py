@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from tests.builders import SetBuilder
 
 # Before anything imports cryolike: every annotation, array shapes included, is checked in calls.
 # As in mypy, an int will do for a float. `Self` has no meaning to beartype in single methods.
@@ -51,3 +52,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need RELION where it is not installed."""
     if item.get_closest_marker("relion") and shutil.which("relion_project") is None:
         pytest.skip("needs RELION's programs (Debian package relion)")
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> SetBuilder:
+    """Make a builder that writes in an empty folder `project`, beside which results can go."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return SetBuilder(folder)

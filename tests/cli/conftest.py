@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
-from typer.testing import CliRunner
+from tests.program import Outcome, run_program
 
-from cryolike.cli.main import app
 from cryolike.simulate import write_relion_set
 
 N_ROWS = 30
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run() -> Callable[..., Outcome]:
     """Run the program in this process, with a wide terminal."""
-
-    def run(*arguments: object) -> Outcome:
-        result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(
-            app, [str(argument) for argument in arguments]
-        )
-        # what the commands do not expect must show up here, and not as exit code 1
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        out, err = (
-            re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text) for text in (result.stdout, result.stderr)
-        )
-        return Outcome(result.exit_code, out, err)
-
-    return run
+    return run_program
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,25 @@ def test_one_changed_byte_is_found(plotted: Path, name: str, place: float) -> No
     assert "1 fault" in report.describe()
 
 
+@pytest.mark.parametrize("kind", [".pt", ".npz", "phys*.png", "fourier*.png", "power*.png"])
+def test_changed_bytes_anywhere_are_found(plotted: Path, kind: str) -> None:
+    """The first and last byte of every file, and forty others, to any other value."""
+    rng = np.random.default_rng(0)
+    files = sorted(plotted.rglob(f"*{kind}"))
+    assert len(files) == 2
+    for file in files:
+        whole = file.read_bytes()
+        places = [0, len(whole) - 1, *rng.integers(len(whole), size=40).tolist()]
+        for place in places:
+            data = bytearray(whole)
+            data[place] ^= int(rng.integers(1, 256))
+            file.write_bytes(data)
+            (fault,) = verify(plotted, sources=False).faults
+            assert file.name in fault
+        file.write_bytes(whole)
+    assert verify(plotted, sources=False).is_good
+
+
 def test_any_changed_byte_of_the_manifest_is_found(out: Path) -> None:
     """Every single byte of it counts."""
     file = out / "manifest.json"
@@ -175,6 +194,17 @@ def test_changed_list_of_rejects_is_found(build: SetBuilder, tmp_path: Path) -> 
     assert "rejects.csv" in fault
 
 
+@pytest.mark.parametrize("change", [" ", "\n", "\t\n"])
+def test_white_space_in_the_manifest_is_found(out: Path, change: str) -> None:
+    """It means the same, but it is not what was written."""
+    file = out / "manifest.json"
+    whole = file.read_text()
+    for changed in (whole + change, change + whole, whole.replace(", ", ", " + change, 1)):
+        file.write_text(changed)
+        (fault,) = verify(out, sources=False).faults
+        assert "manifest.json" in fault
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".npz"])
 def test_missing_file_is_found(out: Path, suffix: str) -> None:
     """It is named."""
@@ -200,6 +230,28 @@ def test_extra_stack_is_found(out: Path) -> None:
     )
     (fault,) = verify(out).faults
     assert "fft/particles_fourier_stack_000002.pt" in fault
+
+
+def test_extra_and_missing_plots_are_found(plotted: Path) -> None:
+    """Also a plot of a set that has none of that number."""
+    first, second = sorted((plotted / "plots").glob("power*.png"))
+    first.rename(first.with_stem("power_spectrum_stack_000007"))
+    second.unlink()
+    faults = verify(plotted, sources=False).faults
+    assert sorted(faults) == [
+        "plots/power_spectrum_stack_000000.png is missing",
+        "plots/power_spectrum_stack_000001.png is missing",
+        "plots/power_spectrum_stack_000007.png is not of this set",
+    ]
+
+
+def test_folder_in_the_place_of_a_file_is_found(out: Path) -> None:
+    """It is named, and nothing is raised."""
+    file = out / "fft/particles_fourier_stack_000001.pt"
+    file.unlink()
+    file.mkdir()
+    (fault,) = verify(out, sources=False).faults
+    assert file.name in fault
 
 
 def test_unfinished_run_is_no_good_set(out: Path) -> None:
@@ -254,6 +306,58 @@ def test_ctf_changed_in_secret_is_found(out: Path, built: Built) -> None:
     """CTF values of all images are compared with the metadata."""
     keep_time(built.path, built.path.read_bytes().replace(b"10020.0", b"10021.0"))
     assert verify(out, n_sample=0).faults == ("defocus_u_A differs from the metadata in 1 images",)
+
+
+def test_everything_wrong_is_listed(build: SetBuilder, tmp_path: Path) -> None:
+    """Faults of files, of the folder, of sources and of images together, each once."""
+    built, out = build.relion((4, 4, 4)), tmp_path / "out"
+    convert_table(read_star(built.path), out, batch_size=4, plots=True)
+    for name, change in {
+        "plots/power_spectrum_stack_000000.png": Path.unlink,
+        "fft/particles_fourier_stack_000000.pt": lambda file: file.write_bytes(b"x"),
+        "fft/particles_fourier_stack_000003.npz": Path.touch,
+    }.items():
+        change(out / name)
+    # The second output stack is that of the second source, the third that of the third
+    os.utime(built.stacks[1], ns=(0, 0))
+    data = bytearray(built.stacks[2].read_bytes())
+    data[1024 : 1024 + 4 * 144] = data[1024 + 4 * 144 : 1024 + 8 * 144]
+    keep_time(built.stacks[2], bytes(data))
+    keep_time(built.path, built.path.read_bytes().replace(b"10110.0", b"10111.0"))
+    report = verify(out)
+    assert report.n_recomputed == 4
+    for words in (
+        "power_spectrum_stack_000000.png is missing",
+        "stack_000000.pt has 1 bytes",
+        "stack_000003.npz is not of this set",
+        f"{built.stacks[1]} was modified",
+        "defocus_u_A differs from the metadata in 1 images",
+        "image 0 of stack 2",
+    ):
+        assert sum(words in fault for fault in report.faults) == 1, words
+    assert len(report.faults) == 6
+    assert report.describe().count("\n") == 6
+
+
+def test_compressed_stack_damaged_in_secret_is_found(build: SetBuilder, tmp_path: Path) -> None:
+    """Its header is still right, but its images cannot be read: one fault, nothing raised."""
+    stack = build.stack("a.mrcs.gz", build.noise(6))
+    convert_table(read_star(build.star([f"{i}@a.mrcs.gz" for i in range(1, 7)])), tmp_path / "out")
+    data = bytearray(stack.read_bytes())
+    data[-6] ^= 1
+    keep_time(stack, bytes(data))
+    (fault,) = verify(tmp_path / "out").faults
+    assert str(stack) in fault
+    assert "damaged" in fault
+
+
+def test_row_removed_in_secret_is_found(out: Path, built: Built) -> None:
+    """The metadata is shorter now, though size and time are the same."""
+    lines = built.path.read_bytes().splitlines(keepends=True)
+    lines[-1] = b"\n" * len(lines[-1])
+    keep_time(built.path, b"".join(lines))
+    (fault,) = verify(out).faults
+    assert "8 rows" in fault
 
 
 def record_anew(out: Path, name: str) -> None:

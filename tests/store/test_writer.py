@@ -186,6 +186,24 @@ def test_journal_torn_by_a_kill_counts_up_to_its_last_whole_line(
         ]
 
 
+def test_changed_line_of_the_journal_does_not_count(tmp_path: Path, header: RunHeader) -> None:
+    """Whichever of its bytes it is, the stack is written again, the other one kept."""
+    out = tmp_path / "out"
+    with RunFolder(out, header) as run:
+        write(run, 0)
+        write(run, 1)
+    journal = out / ".cryolike-wip/stacks.jsonl"
+    content = journal.read_bytes()
+    tensors = {path: path.read_bytes() for path in (out / "fft").iterdir()}
+    for place in range(0, content.index(b"\n"), 9):
+        changed = bytes([content[place] ^ 1])
+        journal.write_bytes(content[:place] + changed + content[place + 1 :])
+        for path, data in tensors.items():
+            path.write_bytes(data)
+        with RunFolder(out, header, skip_exist=True) as run:
+            assert sorted(run.records) == [1], place
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"inputs": 3}'])
 def test_damaged_record_of_a_run_is_an_error_of_ours(
     tmp_path: Path, header: RunHeader, text: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 from importlib.metadata import version
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -53,6 +55,16 @@ def _options(
     )
 
 
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Stop in good order; a second Ctrl-C ends the program at once.
+
+    That is as harmless as a kill, and better than an exception while another is dealt with.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the program."""
+    signal.signal(signal.SIGINT, _interrupt)
     app()

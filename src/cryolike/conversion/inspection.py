@@ -178,6 +178,7 @@ def _names_no_images(path: Path) -> bool:
     return any("DefocusU" in c for c in columns) and not any("ImageName" in c for c in columns)
 
 
+@np.errstate(all="ignore")  # what is not finite is left out of the figures
 def summarise(surveyed: Survey) -> SetSummary:
     """Put what a survey found into figures.
 
@@ -215,7 +216,7 @@ def summarise(surveyed: Survey) -> SetSummary:
         defocus_A=_range(np.concatenate([u, v])),
         astigmatism_A=_range(np.abs(u - v)),
         phase_shift_deg=_range(deg_from_rad(table.phase_shift_rad)),
-        contrast_signs={} if signs is None else _counts(signs[np.isfinite(signs)].astype(int)),
+        contrast_signs={} if signs is None else _counts(signs[np.abs(signs) == 1].astype(int)),
         has_poses=table.has_poses,
         classes={} if table.class_label is None else _counts(table.class_label),
         warnings=tuple(n.message for n in surveyed.notices if n.level == "warning"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import torch
 
 from cryolike.conversion.plan import ConversionPlan, ConvertOptions, plan_conversion
 from cryolike.conversion.run import ImageConverter, contrast_factors, read_rows
-from cryolike.errors import CryoLikeError, counted
+from cryolike.errors import CryoLikeError, IncompleteOutputError, counted
 from cryolike.io.mrc import StackReader
 from cryolike.io.read import read_table_again
 from cryolike.store.layout import OutputLayout
-from cryolike.store.manifest import checksum_of_file, rows_of_ranges
+from cryolike.store.manifest import FileRecord, checksum_of_file, rows_of_ranges
 from cryolike.store.metadata import CTF_COLUMNS
 from cryolike.store.reader import StackSet, open_stacks
 
@@ -100,14 +100,14 @@ def verify(
         stacks = open_stacks(folder)
     except CryoLikeError as error:
         return VerificationReport(folder=Path(folder), faults=(str(error),))
-    faults = _file_faults(stacks, progress)
+    damaged = _damaged_files(stacks, progress)
+    faults = [*damaged.values(), *_folder_faults(stacks)]
     n_recomputed = 0
     if sources:
-        changes = [change for i in stacks.manifest.header.inputs if (change := i.change())]
-        faults += changes
-        if not faults:
-            found, n_recomputed = _source_faults(stacks, n_sample, seed)
-            faults += found
+        inputs = stacks.manifest.header.inputs
+        changed = {i.path: change for i in inputs if (change := i.change())}
+        found, n_recomputed = _source_faults(stacks, damaged, changed, n_sample, seed)
+        faults += [*changed.values(), *found]
     return VerificationReport(
         folder=Path(folder),
         faults=tuple(faults),
@@ -117,24 +117,39 @@ def verify(
     )
 
 
-def _file_faults(stacks: StackSet, progress: Callable[[int, int], None] | None) -> list[str]:
-    layout: OutputLayout = stacks.layout
+def _damaged_files(stacks: StackSet, progress: Callable[[int, int], None] | None) -> dict[str, str]:
+    """Compare files with the manifest: what is wrong by the name of the file."""
     files = stacks.manifest.all_files()
-    faults = []
+    damaged = {}
     for i, file in enumerate(files):
-        path = layout.path(file.name)
-        if not path.is_file():
-            faults.append(f"{file.name} is missing")
-        elif path.stat().st_size != file.n_bytes:
-            size = path.stat().st_size
-            faults.append(f"{file.name} has {size:,} bytes, was written with {file.n_bytes:,}")
-        elif checksum_of_file(path) != file.xxh3_128:
-            faults.append(f"{file.name} was changed: its checksum differs")
+        if fault := _file_fault(stacks.layout.path(file.name), file):
+            damaged[file.name] = fault
         if progress is not None:
             progress(i + 1, len(files))
-    expected = {layout.path(file.name) for file in files} | {layout.manifest}
+    return damaged
+
+
+def _file_fault(path: Path, file: FileRecord) -> str:
+    """Say how a file differs from its record; empty where it does not."""
+    try:
+        size = path.stat().st_size
+        if size != file.n_bytes:
+            return f"{file.name} has {size:,} bytes, was written with {file.n_bytes:,}"
+        if checksum_of_file(path) != file.xxh3_128:
+            return f"{file.name} was changed: its checksum differs"
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    return ""
+
+
+def _folder_faults(stacks: StackSet) -> list[str]:
+    """Find what is in the folder besides, and stacks that the manifest lacks."""
+    layout: OutputLayout = stacks.layout
+    expected = {layout.path(file.name) for file in stacks.manifest.all_files()} | {layout.manifest}
     extra = [path for path in layout.results_present() if path not in expected]
-    faults += [f"{path.relative_to(layout.folder)} is not of this set" for path in extra]
+    faults = [f"{path.relative_to(layout.folder)} is not of this set" for path in extra]
     if layout.wip.exists():
         faults.append(
             f"a folder '{layout.wip.name}' is there: another run has begun and not finished"
@@ -147,31 +162,50 @@ def _file_faults(stacks: StackSet, progress: Callable[[int, int], None] | None) 
     return faults
 
 
-def _source_faults(stacks: StackSet, n_sample: int, seed: int) -> tuple[list[str], int]:
-    """Compare with metadata and images read anew."""
+def _source_faults(
+    stacks: StackSet,
+    damaged: Collection[str],
+    changed: Collection[str],
+    n_sample: int,
+    seed: int,
+) -> tuple[list[str], int]:
+    """Compare undamaged stacks with metadata and images read anew, where these did not change."""
     header = stacks.manifest.header
-    stored = stacks.table
-    if stored.empty:
+    whole = [
+        i
+        for i, stack in enumerate(stacks.stack_records)
+        if not any(file.name in damaged for file in stack.files)
+    ]
+    if not whole:
         return [], 0
-    listed = [rows_of_ranges(stack.rows) for stack in stacks.stack_records]
-    rows = np.concatenate(listed) if listed else np.empty((0, 2), dtype=np.int64)
+    try:
+        stored = pd.concat([stacks.frame(i) for i in whole], ignore_index=True)
+    except IncompleteOutputError as error:
+        return [str(error)], 0
+    rows = np.concatenate([rows_of_ranges(stacks.stack_records[i].rows) for i in whole])
     if not np.array_equal(rows[:, 1], stored["source_row"].to_numpy()):
         return ["the stacks hold other rows than the manifest lists"], 0
+    if not set(changed) <= set(stored["image_file"]):
+        # Metadata that changed describes other images
+        return [], 0
     try:
         table = read_table_again(header.kind, header.reader_arguments)
     except CryoLikeError as error:
         return [f"the metadata cannot be read any more: {error}"], 0
     starts = np.searchsorted(table.metadata_index, np.arange(len(table.metadata_files)))
     positions = starts[rows[:, 0]] + rows[:, 1]
+    if positions.max() >= len(table):
+        return [f"the metadata has only {len(table):,} rows any more"], 0
     faults = [
         f"{name} differs from the metadata in {n:,} images"
         for name in CTF_COLUMNS
         if (n := int((getattr(table, name)[positions] != stored[name].to_numpy()).sum()))
     ]
+    usable = np.flatnonzero(~stored["image_file"].isin(list(changed)))
+    if usable.size == 0:
+        return faults, 0
     chosen = np.sort(
-        np.random.default_rng(seed).choice(
-            len(stored), size=min(n_sample, len(stored)), replace=False
-        )
+        np.random.default_rng(seed).choice(usable, size=min(n_sample, usable.size), replace=False)
     )
     # Where each image was found then: names in metadata can depend on the working directory
     files, file_index = np.unique(stored["image_file"].iloc[chosen], return_inverse=True)
@@ -183,29 +217,36 @@ def _source_faults(stacks: StackSet, n_sample: int, seed: int) -> tuple[list[str
         plan = plan_conversion(table, stacks.descriptor, options)
     except CryoLikeError as error:
         return [*faults, f"the source does not fit any more: {error}"], 0
-    return faults + _recomputed_faults(stacks, chosen, plan), len(chosen)
+    found = _recomputed_faults(stacks, stored.iloc[chosen], plan)
+    return faults + found, len(chosen)
 
 
-def _recomputed_faults(stacks: StackSet, chosen: np.ndarray, plan: ConversionPlan) -> list[str]:
+def _recomputed_faults(stacks: StackSet, chosen: pd.DataFrame, plan: ConversionPlan) -> list[str]:
     """Compare chosen images with ones made anew; `plan` is for just these."""
     convert_images = ImageConverter(plan)
-    stored: pd.DataFrame = stacks.table.iloc[chosen]
     polar = plan.descriptor.polar_grid
-    faults = []
+    position_of_stack = {stack.index: i for i, stack in enumerate(stacks.stack_records)}
+    faults: dict[str, None] = {}
     with StackReader() as reader:
-        for row, (_, recorded) in enumerate(stored.iterrows()):
-            images = torch.from_numpy(read_rows(plan, reader, np.array([row])))
+        for row, (_, recorded) in enumerate(chosen.iterrows()):
+            try:
+                images = torch.from_numpy(read_rows(plan, reader, np.array([row])))
+                kept = stacks.images(position_of_stack[recorded["stack"]])
+            except CryoLikeError as error:
+                faults[str(error)] = None
+                continue
             out = torch.empty(
                 (1, polar.n_shells, polar.n_inplanes),
                 dtype=convert_images.transform.complex_dtype,
             )
             convert_images(images, contrast_factors(plan)[row : row + 1], out)
-            kept = stacks[int(chosen[row])].polar_image
-            error = float((out[0] - kept).norm() / kept.norm())
-            if not error < _RELATIVE_TOLERANCE[plan.descriptor.precision]:
-                faults.append(
+            image = kept[recorded["index_in_stack"]]
+            difference = float((out[0] - image).norm() / image.norm())
+            if not difference < _RELATIVE_TOLERANCE[plan.descriptor.precision]:
+                fault = (
                     f"image {recorded['index_in_stack']} of stack {recorded['stack']} (row "
                     f"{recorded['source_row']} of {recorded['metadata_file']}) is not that of its "
-                    f"source: relative difference {error:.2g}"
+                    f"source: relative difference {difference:.2g}"
                 )
-    return faults
+                faults[fault] = None
+    return list(faults)

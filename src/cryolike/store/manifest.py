@@ -262,10 +262,11 @@ class Manifest:
                 stacks=tuple(StackRecord.from_dict(stack) for stack in values["stacks"]),
                 files=tuple(FileRecord(**file) for file in values["files"]),
             )
+            is_changed = manifest.to_json() != text
         except (KeyError, TypeError, ValueError) as error:
             msg = f"{path} is damaged ({error}). Convert again."
             raise IncompleteOutputError(msg) from error
-        if manifest.to_json() != text:
+        if is_changed:
             msg = f"{path} was changed after it was written. Convert again."
             raise IncompleteOutputError(msg)
         return manifest

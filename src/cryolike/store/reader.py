@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,15 +103,21 @@ class StackSet:
         """Iterate over the stacks' images."""
         return (self.images(i) for i in range(self.n_stacks))
 
+    def frame(self, i_stack: int) -> pd.DataFrame:
+        """One row an image of one stack, with its place in it."""
+        stack = self._stacks[i_stack]
+        with self._reading_metadata(i_stack):
+            frame = frame_of_arrays(self.metadata(i_stack))
+            frame.insert(0, "stack", stack.index)
+            frame.insert(1, "index_in_stack", np.arange(stack.n_images))
+            if len(frame) != stack.n_images:
+                raise ValueError(f"{len(frame)} rows for {stack.n_images} images")
+            return frame
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row an image, in the order of the set, with its place in the stacks."""
-        frames = []
-        for i, stack in enumerate(self._stacks):
-            frame = frame_of_arrays(self.metadata(i))
-            frame.insert(0, "stack", stack.index)
-            frame.insert(1, "index_in_stack", np.arange(stack.n_images))
-            frames.append(frame)
+        frames = [self.frame(i) for i in range(self.n_stacks)]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def __getitem__(self, i_image: int) -> ConvertedImage:
@@ -117,14 +125,28 @@ class StackSet:
         i_image = range(len(self))[i_image]
         i_stack = int(np.searchsorted(self._ends, i_image, side="right"))
         within = i_image - (int(self._ends[i_stack - 1]) if i_stack else 0)
-        arrays = self.metadata(i_stack)
-        return ConvertedImage(
-            polar_image=self.images(i_stack)[within],
-            metadata_file=str(arrays["metadata_files"][arrays["metadata_index"][within]]),
-            source_row=int(arrays["source_row"][within]),
-            image_file=str(arrays["files"][within]),
-            image_index=int(arrays["idxs"][within]),
-        )
+        with self._reading_metadata(i_stack):
+            arrays = self.metadata(i_stack)
+            return ConvertedImage(
+                polar_image=self.images(i_stack)[within],
+                metadata_file=str(arrays["metadata_files"][arrays["metadata_index"][within]]),
+                source_row=int(arrays["source_row"][within]),
+                image_file=str(arrays["files"][within]),
+                image_index=int(arrays["idxs"][within]),
+            )
+
+    @contextmanager
+    def _reading_metadata(self, i_stack: int) -> Iterator[None]:
+        """Say of arrays that are missing, or do not fit together, which file holds them."""
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                yield
+        except IncompleteOutputError:
+            raise
+        except Exception as error:
+            path = self.layout.path(self.layout.metadata_name(self._stacks[i_stack].index))
+            raise _unreadable(path, f"its arrays do not fit together: {error!r}") from error
 
     @property
     def stack_records(self) -> tuple[StackRecord, ...]:
@@ -163,9 +185,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            return {key: data[key] for key in data.files}
+            # Ours are not compressed, so what is read is no larger than the file
+            is_compressed = any(entry.compress_type for entry in data.zip.infolist())
+            arrays = {} if is_compressed else {key: data[key] for key in data.files}
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
         raise _unreadable(path, str(error)) from error
+    if is_compressed:
+        raise _unreadable(path, "it is compressed")
+    return arrays
 
 
 def _unreadable(path: Path, reason: str) -> IncompleteOutputError:

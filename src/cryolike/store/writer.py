@@ -255,8 +255,8 @@ class RunFolder:
                 if self.is_finished:
                     return
         with writing(self.layout.folder):
-            lines = [canonical_json(asdict(self.records[i])) for i in sorted(self.records)]
-            _write_text(self.layout.wip_journal, "".join(f"{line}\n" for line in lines))
+            lines = [_journal_line(self.records[i]) for i in sorted(self.records)]
+            _write_text(self.layout.wip_journal, "".join(lines))
             _write_text(self.layout.wip_header, self._header.to_json())
             self.layout.manifest.unlink(missing_ok=True)
             self._remove_remnants()
@@ -385,7 +385,7 @@ class RunFolder:
             files=tuple(files),
         )
         with writing(self.layout.wip_journal), self.layout.wip_journal.open("a") as journal:
-            journal.write(canonical_json(asdict(record)) + "\n")
+            journal.write(_journal_line(record))
         self.records[record.index] = record
         return record
 
@@ -630,13 +630,19 @@ def _write_text(path: Path, text: str, via: Path | None = None) -> None:
     draft.replace(path)
 
 
+def _journal_line(record: StackRecord) -> str:
+    text = canonical_json(asdict(record))
+    return f"{xxhash.xxh3_128_hexdigest(text.encode())} {text}\n"
+
+
 def _read_journal(path: Path) -> Iterator[StackRecord]:
-    """Stacks that the journal lists; a last line cut short by a kill does not count."""
+    """Stacks that the journal lists; a line that was cut short or changed does not count."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield StackRecord.from_dict(json.loads(line))
+    for line in path.read_bytes().splitlines(keepends=True):
+        digest, _, text = line.partition(b" ")
+        if text.endswith(b"\n") and xxhash.xxh3_128_hexdigest(text[:-1]).encode() == digest:
+            yield StackRecord.from_dict(json.loads(text))
 
 
 def _rejects_csv(rejects: list[Reject], header: RunHeader) -> str:
