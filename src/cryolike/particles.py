@@ -6,7 +6,7 @@ the order of the metadata file; nothing in it refers to our own output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -14,9 +14,20 @@ import numpy as np
 
 from cryolike.errors import Notice, Problem, UsageError
 
-__all__ = ["InputKind", "ParticleTable", "concatenate_tables", "select_rows"]
+__all__ = [
+    "UNNUMBERED_IMAGE",
+    "UNREADABLE_IMAGE",
+    "InputKind",
+    "ParticleTable",
+    "concatenate_tables",
+    "select_rows",
+    "with_unusable_rows",
+]
 
 InputKind = Literal["star", "cryosparc", "job", "paired"]
+
+UNNUMBERED_IMAGE, UNREADABLE_IMAGE = -1, -2
+"""Image of a row whose name has no number, and of one whose name cannot be read at all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +53,8 @@ class ParticleTable:
     image_file_index
         Which of `image_files` holds the image.
     image_index
-        0-based number of the image in its stack; −1 where the name has no number.
+        0-based number of the image in its stack; −1 where the name has no number, −2 where it
+        cannot be read, which is among the `problems` then.
     defocus_u_A, defocus_v_A
         Defocus along the two principal axes, Å, positive for underfocus.
     defocus_angle_rad
@@ -151,9 +163,10 @@ class ParticleTable:
         position = np.full(len(self), -1, dtype=np.int64)
         position[rows] = np.arange(len(rows))
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _columns(self)}
-        used, columns["image_file_index"] = np.unique(
-            columns["image_file_index"], return_inverse=True
-        )
+        index_of_file = columns["image_file_index"]
+        is_used = np.bincount(index_of_file, minlength=len(self.image_files)) > 0
+        used = np.flatnonzero(is_used)
+        columns["image_file_index"] = (np.cumsum(is_used) - 1)[index_of_file]
         moved = (problem.restricted_to(position) for problem in self.problems)
         return replace(
             self,
@@ -214,6 +227,50 @@ def concatenate_tables(tables: Sequence[ParticleTable]) -> ParticleTable:
     )
 
 
+def with_unusable_rows(
+    table: ParticleTable,
+    rows: np.ndarray,
+    names: Sequence[str],
+    problems: Iterable[Problem],
+) -> ParticleTable:
+    """Put rows that could not be read in their places between the others.
+
+    Their columns are filled with copies of the first row, so that nothing else is wrong with them.
+
+    Parameters
+    ----------
+    table
+        Rows that were read, at least one where there are any others.
+    rows
+        Positions of the other rows in the result, ascending.
+    names
+        What stands for the name of the image of each.
+    problems
+        What is wrong with them, by their positions in the result.
+
+    Returns
+    -------
+    ParticleTable
+        Of all rows. Those of 'paired' tables still take an image each, in sequence.
+    """
+    if not len(rows):
+        return table
+    n_rows = len(table) + len(rows)
+    positions = np.delete(np.arange(n_rows), rows)
+    source = np.zeros(n_rows, dtype=np.int64)
+    source[positions] = np.arange(len(table))
+    columns: dict[str, Any] = {name: getattr(table, name)[source] for name in _columns(table)}
+    columns["source_row"] = np.arange(n_rows)
+    if table.kind == "paired":
+        columns["image_index"] = np.arange(n_rows)
+    else:
+        columns["image_file_index"][rows] = len(table.image_files) + np.arange(len(rows))
+        columns["image_index"][rows] = UNREADABLE_IMAGE
+        columns["image_files"] = (*table.image_files, *names)
+    moved = [p if p.rows is None else replace(p, rows=positions[p.rows]) for p in table.problems]
+    return replace(table, **columns, problems=(*problems, *moved))
+
+
 def select_rows(
     table: ParticleTable,
     *,
@@ -249,6 +306,8 @@ def select_rows(
     UsageError
         Where nothing is left, the metadata has no classes, or more rows are drawn than there are.
     """
+    if len(table) == 0:  # that the file holds nothing is among its problems
+        return table
     chosen = np.arange(len(table))
     if rows is not None:
         chosen = chosen[rows]

@@ -940,7 +940,7 @@ def test_job_with_a_gap_is_refused(tmp_path: Path, removed: int, after: tuple[in
     """A missing number with later files there is an error naming what is missing and there."""
     job = write_job(tmp_path)
     (job / "restack" / f"batch_{removed:06d}_restacked.mrc").unlink()
-    with pytest.raises(MetadataError, match=f"number {removed} missing") as caught:
+    with pytest.raises(MetadataError, match=f"number {removed} is missing") as caught:
         read_job(tmp_path, 4)
     assert all(f"batch_{number:06d}_restacked.mrc" in str(caught.value) for number in after)
 

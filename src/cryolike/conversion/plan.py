@@ -31,7 +31,7 @@ from cryolike.errors import (
 )
 from cryolike.io.mrc_header import StackHeader, read_stack_header
 from cryolike.io.resolve import resolve_image_files
-from cryolike.particles import ParticleTable
+from cryolike.particles import UNNUMBERED_IMAGE, ParticleTable
 from cryolike.physics.preprocess import DownsampleType, check_downsampling, indivisible_box
 
 __all__ = [
@@ -255,7 +255,7 @@ def survey(table: ParticleTable, folder: str = "") -> Survey:
     n_of_row = n_images[table.image_file_index] if len(table) else n_images[:0]
     if table.kind != "paired":  # there the reader has compared rows with images
         problems += _index_problems(table, n_of_row)
-    bare = table.image_index < 0
+    bare = table.image_index == UNNUMBERED_IMAGE
     if bare.any():
         table = replace(table, image_index=np.where(bare, 0, table.image_index))
     found = Survey(
@@ -300,16 +300,19 @@ def plan_conversion(
     options = options or ConvertOptions()
     surveyed = survey(table, options.folder)
     problems = list(surveyed.problems)
-    if descriptor is None:
-        descriptor = _descriptor_of_set(surveyed, options)
-    if descriptor is not None:
-        problems += _grid_problems(surveyed, descriptor, options)
+    is_given = descriptor is not None
+    try:
+        _check_factor(surveyed, options)
+        descriptor = descriptor or _descriptor_of_set(surveyed, options)
+        if descriptor is not None:
+            problems += _box_problems(surveyed, descriptor, options, is_given=is_given)
+            problems += _pixel_size_problems(surveyed, descriptor, options, is_given=is_given)
+    except UsageError as error:
+        remedy = "Choose a downsampling factor that fits the images."
+        problems += [replace(p, kind="usage", remedy=remedy) for p in error.problems]
     kept, rejects = _skip_rows(surveyed.table, problems, options.on_bad_row)
     if descriptor is None:
-        raise UsageError(
-            "The set does not say which box or pixel size its images have. Give a descriptor "
-            "(--params), or the pixel size (--pixel-size)."
-        )
+        raise UsageError(_no_pixel_size(surveyed.table))
     table, paths, headers = _of_rows(surveyed, kept)
     notices = (*surveyed.notices, *_pixel_size_notices(surveyed, descriptor, options))
     return ConversionPlan(
@@ -338,18 +341,19 @@ def _read_headers(
 
     with ThreadPoolExecutor(_HEADER_READERS) as pool:
         results = list(pool.map(read, paths))
-    order = np.argsort(table.image_file_index, kind="stable")
-    edges = np.searchsorted(table.image_file_index[order], np.arange(len(paths) + 1))
+    errors = [result for result in results if isinstance(result, InputError)]
+    is_unreadable = np.array([isinstance(result, InputError) for result in results], dtype=bool)
     problems = [
         replace(
             problem,
-            rows=np.sort(order[edges[i] : edges[i + 1]]),
+            rows=rows,
             reason=problem.message,
-            message=f"{problem.message} ({edges[i + 1] - edges[i]:,} of {len(table):,} rows)",
+            message=f"{problem.message} ({rows.size:,} of {len(table):,} rows)",
         )
-        for i, result in enumerate(results)
-        if isinstance(result, InputError)
-        for problem in result.problems
+        for error, rows in zip(
+            errors, _rows_of_groups(table.image_file_index, is_unreadable), strict=True
+        )
+        for problem in error.problems
     ]
     return tuple(h if isinstance(h, StackHeader) else None for h in results), problems
 
@@ -358,7 +362,7 @@ def _index_problems(table: ParticleTable, n_of_row: np.ndarray) -> list[Problem]
     """Rows that name an image their stack does not have."""
     known = n_of_row >= 0
     past = np.flatnonzero(known & (table.image_index >= n_of_row))
-    unnumbered = np.flatnonzero(known & (table.image_index < 0) & (n_of_row != 1))
+    unnumbered = np.flatnonzero(known & (table.image_index == UNNUMBERED_IMAGE) & (n_of_row != 1))
     first = 0 if table.kind == "cryosparc" else 1
     files = ", ".join(table.metadata_files)
 
@@ -366,7 +370,7 @@ def _index_problems(table: ParticleTable, n_of_row: np.ndarray) -> list[Problem]
         row = int(past[i])
         stack = table.image_files[int(table.image_file_index[row])]
         return (
-            f"row {table.source_row[row]}: image {table.image_index[row] + first} of {stack}, "
+            f"row {table.source_row[row]}: image {table.image_index[row] + first:,} of {stack}, "
             f"which has {n_of_row[row]:,} (counted from {first})"
         )
 
@@ -430,9 +434,11 @@ def _row_notices(surveyed: Survey) -> list[Notice]:
                     f"{len(table):,} rows: the stacks count."
                 )
             )
-    per_file = table.image_index.max(initial=0) + 1
-    distinct = np.unique(table.image_file_index * per_file + table.image_index)
-    if n_repeated := len(table) - len(distinct):
+    # An MRC header counts images in 31 bits; what cannot be there is no repeat either
+    there = (table.image_index >= 0) & (table.image_index < 2**31)
+    index, file_index = table.image_index[there], table.image_file_index[there]
+    image = np.sort(file_index * (index.max(initial=0) + 1) + index)
+    if n_repeated := int((np.diff(image) == 0).sum()):
         noted.append(
             Notice(
                 f"{n_repeated:,} rows repeat an image that another row has; all are kept.", "note"
@@ -446,7 +452,7 @@ def _known_pixel_size(surveyed: Survey, options: ConvertOptions) -> float | None
     if options.pixel_size_A is not None:
         return options.pixel_size_A
     for sizes in (surveyed.table.pixel_size_A, surveyed.header_pixel_size_A):
-        known = sizes[np.isfinite(sizes)]
+        known = sizes[np.isfinite(sizes) & (sizes > 0)]
         if known.size:
             values, counts = np.unique(known, return_counts=True)
             return float(values[np.argmax(counts)])
@@ -461,7 +467,6 @@ def _descriptor_of_set(surveyed: Survey, options: ConvertOptions) -> ImageDescri
         return None
     values, counts = np.unique(boxes, return_counts=True)
     box = int(values[np.argmax(counts)])
-    check_downsampling(box, options.downsample_factor, options.downsample_type)
     return ImageDescriptor.from_individual_values(
         box // options.downsample_factor,
         pixel_size_A * options.downsample_factor,
@@ -470,68 +475,136 @@ def _descriptor_of_set(surveyed: Survey, options: ConvertOptions) -> ImageDescri
 
 
 def _differs(a: Any, b: Any) -> Any:
-    return np.abs(np.asarray(a) - b) >= PIXEL_SIZE_TOLERANCE * np.abs(b)
+    with np.errstate(invalid="ignore"):  # infinite minus infinite
+        return np.abs(np.asarray(a) - b) >= PIXEL_SIZE_TOLERANCE * np.abs(b)
 
 
-def _grid_problems(
-    surveyed: Survey, descriptor: ImageDescriptor, options: ConvertOptions
+def _no_pixel_size(table: ParticleTable) -> Problem:
+    return Problem(
+        message="neither the metadata nor the headers of the stacks give a pixel size",
+        remedy="Give it (--pixel-size, pixel_size), or a descriptor (--params).",
+        file=", ".join(table.metadata_files),
+        kind="usage",
+    )
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Distinct values, ascending, of many small integers; far quicker than by sorting them."""
+    return np.flatnonzero(np.bincount(values))
+
+
+def _check_factor(surveyed: Survey, options: ConvertOptions) -> None:
+    """Refuse a factor that fits no box; where it fits some, the others are at fault."""
+    factor, boxes = options.downsample_factor, _distinct(surveyed.box_of_row)
+    fitting = [box for box in boxes.tolist() if box and box % factor == 0]
+    box = fitting[0] if fitting else int(boxes.max(initial=0))
+    check_downsampling(box, factor, options.downsample_type)
+
+
+_SEPARATELY = "or leave these rows out with --on-bad-row skip."
+
+
+def _box_problems(
+    surveyed: Survey, descriptor: ImageDescriptor, options: ConvertOptions, *, is_given: bool
 ) -> list[Problem]:
-    """Rows whose box or pixel size is not what the descriptor or the caller says."""
+    """Rows whose box is not the descriptor's, or without one not that of most rows."""
     table, factor = surveyed.table, options.downsample_factor
-    boxes = [box for box in np.unique(surveyed.box_of_row).tolist() if box]
-    # Where the factor fits no box it is the option that is wrong, else some of the rows are
-    fitting = [box for box in boxes if factor > 0 and box % factor == 0]
-    check_downsampling((fitting or boxes or [0])[0], factor, options.downsample_type)
     after = f" after downsampling by {factor}" if factor > 1 else ""
-    files = ", ".join(table.metadata_files)
-    wanted_box = descriptor.cartesian_grid.side_px
-    wanted_A = descriptor.cartesian_grid.pixel_size_A
+    wanted = descriptor.cartesian_grid.side_px
     problems = []
-    for box in boxes:
-        if box != wanted_box * factor:
-            rows = np.flatnonzero(surveyed.box_of_row == box)
-            side = f"{box // factor}×{box // factor} pixels{after}"
-            problems.append(
-                Problem(
-                    message=(
-                        indivisible_box(box, factor)
-                        or f"images are {side}, the descriptor says {wanted_box}×{wanted_box}"
-                    )
-                    + f" ({rows.size:,} of {len(table):,} rows)",
-                    reason=f"box of {box} pixels",
-                    remedy="Make a descriptor for these images (`cryolike describe --n-pixels "
-                    f"{box // factor}`), or choose a downsampling factor that fits.",
-                    file=files,
-                    rows=rows,
-                    places=_stacks_of_box(surveyed, box),
-                )
-            )
-    if options.pixel_size_A is not None and _differs(options.pixel_size_A * factor, wanted_A):
+    for box in _distinct(surveyed.box_of_row).tolist():
+        if box in (0, wanted * factor):
+            continue
+        rows = np.flatnonzero(surveyed.box_of_row == box)
+        message = indivisible_box(box, factor) or (
+            f"images are {box // factor}×{box // factor} pixels{after}, "
+            f"{'the descriptor says' if is_given else 'those of most rows'} {wanted}×{wanted}"
+        )
+        remedy = (
+            f"Make a descriptor for these images (`cryolike describe --n-pixels {box // factor}`), "
+            "or choose a downsampling factor that fits."
+            if is_given
+            else f"Convert images of different boxes separately, {_SEPARATELY}"
+        )
         problems.append(
             Problem(
-                message=f"pixel_size is {options.pixel_size_A:g} Å, so "
-                f"{options.pixel_size_A * factor:g} Å{after}; the descriptor says {wanted_A:g} Å",
+                message=f"{message} ({rows.size:,} of {len(table):,} rows)",
+                reason=f"box of {box} pixels",
+                remedy=remedy,
+                file=", ".join(table.metadata_files),
+                rows=rows,
+                places=_stacks_of_box(surveyed, box),
+            )
+        )
+    return problems
+
+
+def _pixel_size_problems(
+    surveyed: Survey, descriptor: ImageDescriptor, options: ConvertOptions, *, is_given: bool
+) -> list[Problem]:
+    """Disagreements of the metadata, the descriptor and the caller about the pixel size."""
+    table, factor = surveyed.table, options.downsample_factor
+    files = ", ".join(table.metadata_files)
+    wanted_A, given_A = descriptor.cartesian_grid.pixel_size_A, options.pixel_size_A
+    problems = []
+    if given_A is not None and _differs(given_A * factor, wanted_A):
+        after = f", so {given_A * factor:g} Å after downsampling by {factor}" if factor > 1 else ""
+        problems.append(
+            Problem(
+                message=f"pixel_size is {given_A:g} Å{after}; the descriptor says {wanted_A:g} Å",
                 remedy="Make a descriptor with that pixel size, or correct the one given.",
                 kind="usage",
             )
         )
-    reference = options.pixel_size_A if options.pixel_size_A is not None else wanted_A / factor
-    whose = "the pixel size given" if options.pixel_size_A is not None else "the descriptor"
-    sizes = np.unique(table.pixel_size_A[np.isfinite(table.pixel_size_A)])
-    for size in sizes[_differs(sizes, reference)]:
-        rows = np.flatnonzero(table.pixel_size_A == size)
+    reference = wanted_A / factor if given_A is None else given_A
+    remedy = f"Correct what is wrong, convert different pixel sizes separately, {_SEPARATELY}"
+    if given_A is not None:
+        other = f"but the pixel size given says {reference:g} Å"
+    elif is_given:
+        other = f"but the descriptor says {reference:g} Å for the images on disk"
+    else:
+        other = f"but that of most rows is {reference:g} Å"
+    sizes, size_of_row = np.unique(table.pixel_size_A, return_inverse=True)
+    wrong = (sizes > 0) & np.isfinite(sizes) & _differs(sizes, reference)
+    for size, rows in zip(sizes[wrong], _rows_of_groups(size_of_row, wrong), strict=True):
         problems.append(
             Problem(
-                message=f"pixel size is {size:g} Å ({table.pixel_size_source}), but {whose} says "
-                f"{reference:g} Å for the images on disk ({rows.size:,} of {len(table):,} rows)",
+                message=f"pixel size is {size:g} Å ({table.pixel_size_source}), {other} "
+                f"({rows.size:,} of {len(table):,} rows)",
                 reason=f"pixel size {size:g} Å",
-                remedy="Correct the one that is wrong; convert images of different pixel sizes "
-                "separately.",
+                remedy=remedy,
                 file=files,
                 rows=rows,
+                places=_rows_and_images(table, rows),
             )
         )
     return problems
+
+
+def _rows_of_groups(group_of_row: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
+    """Rows of each wanted group, ascending.
+
+    Parameters
+    ----------
+    group_of_row
+        Integers, (n_rows,).
+    wanted
+        bool, (n_groups,): of which groups.
+
+    Returns
+    -------
+    list of ndarray
+        One for each wanted group.
+    """
+    order = np.argsort(group_of_row, kind="stable")
+    edges = np.searchsorted(group_of_row[order], np.arange(wanted.size + 1))
+    return [order[edges[i] : edges[i + 1]] for i in np.flatnonzero(wanted)]
+
+
+def _rows_and_images(table: ParticleTable, rows: np.ndarray) -> LazyPlaces:
+    return LazyPlaces(
+        rows.size, lambda i: f"row {table.source_row[rows[i]]}: {table.image_name(int(rows[i]))}"
+    )
 
 
 def _stacks_of_box(surveyed: Survey, box: int) -> LazyPlaces:
@@ -596,7 +669,7 @@ def _of_rows(
     surveyed: Survey, rows: np.ndarray
 ) -> tuple[ParticleTable, tuple[str, ...], tuple[StackHeader, ...]]:
     """Table, paths and headers of the rows that are kept."""
-    used = np.unique(surveyed.table.image_file_index[rows])
+    used = _distinct(surveyed.table.image_file_index[rows])
     table = replace(surveyed.table, problems=()).take(rows)
     headers = [surveyed.headers[i] for i in used]
     if any(header is None for header in headers):  # every such row has a problem

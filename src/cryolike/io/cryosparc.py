@@ -40,13 +40,14 @@ from cryolike.io.cs_file import (
     missing_fields,
     search_files,
 )
-from cryolike.particles import ParticleTable
+from cryolike.particles import UNREADABLE_IMAGE, ParticleTable
 
 __all__ = ["build_particles", "read_cryosparc"]
 
 StrPath = str | os.PathLike[str]
 
 
+@np.errstate(all="ignore")  # what is not finite is reported by row
 def read_cryosparc(path: StrPath, *, passthrough: Sequence[StrPath] = ()) -> ParticleTable:
     """Read particles and where their images are from a .cs file or a .csg result group.
 
@@ -92,9 +93,10 @@ def read_cryosparc(path: StrPath, *, passthrough: Sequence[StrPath] = ()) -> Par
     index = records.columns[IMAGE_INDEX].astype(np.int64)
     empty = np.array([not name.lstrip(">") for name in names])
     problems = [
-        *_rows(records, empty[name_of_row], f"{IMAGE_PATH} is empty"),
-        *_rows(records, index < 0, f"{IMAGE_INDEX} is negative"),
+        *_rows(records, empty[name_of_row], IMAGE_PATH, "is empty"),
+        *_rows(records, index < 0, IMAGE_INDEX, "is no number of an image"),
     ]
+    index[(index < 0) | empty[name_of_row]] = UNREADABLE_IMAGE
     return build_particles(
         records,
         kind="cryosparc",
@@ -114,6 +116,7 @@ def read_cryosparc(path: StrPath, *, passthrough: Sequence[StrPath] = ()) -> Par
 # From columns to the table
 
 
+@np.errstate(all="ignore")
 def build_particles(
     records: CsRecords,
     *,
@@ -162,6 +165,8 @@ def _quantities(records: CsRecords) -> dict[str, Column]:
 
 
 def _text_of(column: np.ndarray) -> Callable[[int], str]:
+    if column.dtype.kind in "SU":
+        return lambda row: f"'{_text(column[row])}'"
     return lambda row: str(column[row])
 
 
@@ -171,13 +176,14 @@ def _place(records: CsRecords) -> Callable[[int], str]:
     return lambda row: f"row {row}" if uid is None else f"row {row} (uid {uid[row]})"
 
 
-def _rows(records: CsRecords, bad: np.ndarray, message: str) -> list[Problem]:
+def _rows(records: CsRecords, bad: np.ndarray, field: str, message: str) -> list[Problem]:
     return row_problem(
         bad,
-        message,
+        f"{field} {message}",
         "Correct the file, or leave these rows out with --on-bad-row skip.",
         file=records.path,
         place=_place(records),
+        text=_text_of(records.columns[field]),
     )
 
 
@@ -198,7 +204,7 @@ def _labels(records: CsRecords, fields: Iterable[str]) -> np.ndarray | None:
 def _box(records: CsRecords) -> np.ndarray | None:
     """Box size that the rows claim; 0 where they claim no square."""
     shape = records.columns.get(BOX)
-    if shape is None or shape.dtype.kind not in "iu" or shape.ndim != 2:
+    if shape is None or shape.dtype.kind not in "iu" or shape.ndim != 2 or shape.size == 0:
         return None
     square = (shape == shape[:, :1]).all(axis=1)
     return np.where(square, shape[:, 0], 0).astype(np.int64)
@@ -247,7 +253,7 @@ def _abridged(fields: Sequence[str]) -> list[str]:
 
 
 def _remedy_missing(kind: Literal["cryosparc", "job"], rejected: Sequence[str]) -> str:
-    looked = f" Looked at beside it: {'; '.join(rejected)}." if rejected else ""
+    looked = f" Looked at beside it: {'; '.join(rejected)}" if rejected else ""
     if kind == "job":
         return f"Copy the job's other .cs files into its folder.{looked}"
     return (
@@ -303,7 +309,7 @@ def _ignored(records: CsRecords) -> list[Notice]:
             )
     for field, what in {**IGNORED, ANISOMAG: "anisotropic magnification"}.items():
         column = _numeric(records, field)
-        if column is None:
+        if column is None or column.size == 0:
             continue
         # Zeros mean none for all of them: the magnification matrix is stored minus the identity.
         size = np.nan_to_num(np.abs(column.reshape(len(column), -1))).max(axis=1)

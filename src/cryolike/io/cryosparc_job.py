@@ -189,11 +189,12 @@ def _numbering_problems(folder: Path, by_number: Mapping[int, Sequence[Path]]) -
     if n_absent:
         first_absent = next(i for i in range(last) if i not in by_number)
         after = [by_number[number][0].name for number in sorted(by_number) if number > first_absent]
-        absent = f"number {first_absent}" + (f" and {n_absent - 1:,} more" if n_absent > 1 else "")
+        absent = f"number {first_absent} is missing"
+        if n_absent > 1:
+            absent = f"number {first_absent} and {n_absent - 1:,} more are missing"
         problems.append(
             Problem(
-                message=f"stacks are not numbered without a gap from 0: {absent} missing, but "
-                f"{len(after)} with higher numbers are there",
+                message=f"stacks must be numbered from 0 without a gap, but {absent}",
                 remedy="Copy the missing stacks, or run the job again: rows apply to images in "
                 "sequence.",
                 file=str(folder),

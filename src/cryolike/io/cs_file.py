@@ -8,7 +8,7 @@ that joins them here: their order and number differ between files.
 from __future__ import annotations
 
 import re
-import tokenize
+import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from cryolike.errors import (
     MetadataError,
     Notice,
     Problem,
+    counted,
     raise_problems,
 )
 from cryolike.io.columns import REQUIRED
@@ -173,13 +174,17 @@ def _map(path: Path) -> np.ndarray:
     """Memory-map a .cs file, (n_rows,) structured."""
     _check_magic(path)
     try:
-        with warnings.catch_warnings():
-            # Headers that Python 2 wrote (cryoSPARC 2) are read, with a warning that helps nobody.
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Headers that Python 2 wrote (cryoSPARC 2) are read, with a warning that helps nobody;
+            # damaged ones give warnings of other kinds.
+            warnings.simplefilter("ignore")
             mapped = np.load(
                 path, mmap_mode="r", allow_pickle=False, max_header_size=_MAX_HEADER_BYTES
             )
-    except (ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError) as error:
+    except OSError as error:
+        message = f"the file cannot be read: {error.strerror or error}"
+        raise _fault(path, message, "Copy it to a local disk.") from error
+    except Exception as error:  # a dozen kinds for damaged headers, MemoryError among them
         # NumPy's own text would advise to allow pickles.
         raise _unreadable(path, str(error)) from None
     if mapped.dtype.names is None or mapped.ndim != 1:
@@ -188,6 +193,8 @@ def _map(path: Path) -> np.ndarray:
             f"this is an array of {mapped.dtype} of shape {mapped.shape}, not a table of particles",
             _GIVE_PARTICLES,
         )
+    if mapped.dtype.itemsize == 0:  # then the file's size does not limit the number of rows
+        raise _fault(path, "the fields of its rows have no bytes", _GIVE_PARTICLES)
     return np.asarray(mapped)
 
 
@@ -200,7 +207,7 @@ def _unreadable(path: Path, reason: str) -> MetadataError:
             "Export the result group in cryoSPARC, or save plain columns (numbers and fixed-length "
             "strings) instead.",
         )
-    if "EOF" in reason or "mmap length" in reason:
+    if "EOF: " in reason or "mmap length" in reason:
         return _fault(
             path,
             f"the file is cut short after {path.stat().st_size:,} bytes",
@@ -227,7 +234,8 @@ def _check_magic(path: Path) -> None:
 def _what_is_it(head: bytes) -> tuple[str, str]:
     """Message and remedy for a file that is not NumPy's."""
     if found := recognise(head):
-        return f"this is {found.name}, not a .cs file", found.remedy or _GIVE_PARTICLES
+        but = "which cannot be read" if head.startswith(CSDAT_MAGIC) else "not a .cs file"
+        return f"this is {found.name}, {but}", found.remedy or _GIVE_PARTICLES
     text = head.decode("utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines()]
     if any(line.startswith(("results:", "group:")) for line in lines):
@@ -250,7 +258,10 @@ def _check_types(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         elif field in _NUMBERS:
             right, wanted = column.dtype.kind in "iuf", "numbers"
         elif field == IMAGE_PATH:
-            right, wanted = column.dtype.kind in "SU", "strings"
+            right, wanted = (
+                column.dtype.kind in "SU" and _is_unicode(column),
+                "strings of characters",
+            )
         else:
             continue
         if not right or column.ndim != 1:
@@ -263,6 +274,14 @@ def _check_types(path: Path, columns: Mapping[str, np.ndarray]) -> None:
                 )
             )
     raise_problems(problems)
+
+
+def _is_unicode(column: np.ndarray) -> bool:
+    """Whether strings of four bytes a character hold nothing but characters."""
+    if column.dtype.kind != "U" or column.dtype.itemsize == 0:
+        return True
+    codes = np.ascontiguousarray(column).view(column.dtype.byteorder + "u4")
+    return int(codes.max()) <= sys.maxunicode
 
 
 # Result groups
@@ -316,10 +335,14 @@ def _parse_group(path: Path) -> dict[Any, Any]:
     head = read_head(path, wanted="a .csg file", for_folder=remedy)
     if head.startswith((NUMPY_MAGIC, CSDAT_MAGIC)):
         raise _fault(path, "this is a .cs file named .csg", "Give it with its ending .cs.")
+    if found := recognise(head):
+        raise _fault(path, f"this is {found.name}, not a .csg file", found.remedy or remedy)
     try:
         document = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
+    except Exception as error:  # PyYAML raises a dozen kinds for values that it cannot make
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, RecursionError):
+            reason = "its brackets nest too deeply"
         raise _fault(path, f"this is not a YAML file: {reason}", remedy) from error
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, dict) or not results:
@@ -340,7 +363,8 @@ def _uid(records: CsRecords) -> np.ndarray:
     repeated = values[counts > 1]
     if repeated.size:
         problem = Problem(
-            message=f"{repeated.size:,} uids occur more than once, so rows cannot be joined",
+            message=f"{counted(repeated.size, 'uid')} found more than once, so rows cannot be "
+            "joined",
             remedy=_REMEDY_JOIN,
             file=records.path,
             places=LazyPlaces(repeated.size, lambda i: f"uid {repeated[i]}"),

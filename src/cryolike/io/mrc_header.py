@@ -21,7 +21,7 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.utils import byte_order_from_machine_stamp
 
-from cryolike.errors import MissingFileError, Notice, Problem, StackError
+from cryolike.errors import MissingFileError, Notice, Problem, StackError, counted
 from cryolike.io.sniff import recognise
 
 __all__ = [
@@ -60,7 +60,12 @@ _IMOD_PACKED_4_BIT = 16
 _GIVE_A_STACK = "Give an MRC stack."
 _COPY_AGAIN = "Copy or write the file again."
 
+_CHECK_DISK = "Check the disk that holds it, and copy the file again."
+
 _PIXEL_SIZE_TOLERANCE = 1e-3
+
+_MOST_BYTES_OF_ONE = {"gzip": 1_032, "bz2": 2_000_000}
+"""No compressed byte can expand to more (46 MB of zeros are 32 bytes of bzip2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +196,7 @@ def open_stack(path: str) -> IO[bytes]:
     except PermissionError:
         raise stack_error(path, "may not be read", "Ask for permission to read it.") from None
     except (OSError, ValueError) as error:
-        raise stack_error(path, f"cannot be opened: {reason_of(error)}") from error
+        raise stack_error(path, f"cannot be opened: {reason_of(error)}", _CHECK_DISK) from error
     kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
     raise stack_error(path, f"is {kind}, not an MRC stack", "Give the stack file itself.")
 
@@ -238,7 +243,7 @@ def _first_bytes(path: str, file: IO[bytes]) -> tuple[bytes, Compression]:
 def unreadable(path: str, compression: Compression, error: BaseException) -> StackError:
     """Make the error of a file that cannot be read, or not be decompressed."""
     if not compression:
-        return stack_error(path, f"cannot be read: {reason_of(error)}")
+        return stack_error(path, f"cannot be read: {reason_of(error)}", _CHECK_DISK)
     return stack_error(
         path,
         f"cannot be decompressed, its {compression} data are damaged or cut off: "
@@ -465,6 +470,13 @@ def _size_notices(header: StackHeader) -> tuple[Notice, ...]:
             message += "; the size of the file fits only if there is none"
             remedy = "If so, set nsymbt (the 4 bytes from byte 92 of the file) to 0."
         raise stack_error(header.path, message, remedy)
+    most = _MOST_BYTES_OF_ONE.get(header.compression, 1) * header.file_size
+    if header.compression and most < promised:
+        message = (
+            f"is cut off or damaged: its {header.file_size:,} bytes of {header.compression} data "
+            f"cannot hold the {promised:,} bytes that its header says"
+        )
+        raise stack_error(header.path, message, _COPY_AGAIN)
     if header.compression or header.file_size == promised:
         return ()
     if header.file_size < promised:
@@ -478,7 +490,7 @@ def truncated(header: StackHeader, n_bytes: int) -> StackError:
     promised = header.promised_bytes
     n_complete = max(0, n_bytes - header.data_offset) // header.image_bytes
     complete = {
-        0: f"none of the {header.n_images:,} images is complete",
+        0: f"none of the {counted(header.n_images, 'image')} is complete",
         1: f"only image 1 of {header.n_images:,} is complete",
     }.get(n_complete, f"images 1 to {n_complete:,} of {header.n_images:,} are complete")
     size = f"{n_bytes:,} bytes" + (", decompressed," if header.compression else "")

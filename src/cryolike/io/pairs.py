@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cryolike.errors import CryoLikeError, Problem, UsageError, raise_problems
+from cryolike.errors import CryoLikeError, Problem, UsageError, counted, raise_problems
 from cryolike.io.mrc_header import read_stack_header
 from cryolike.io.star import read_star_without_names
 from cryolike.particles import ParticleTable, concatenate_tables
@@ -52,14 +52,12 @@ def read_pairs(
         Where files cannot be read; all of them are named.
     """
     if isinstance(star_files, str | os.PathLike) or isinstance(particle_files, str | os.PathLike):
-        raise UsageError("STAR files and stacks are given as two lists, even where each is one.")
+        raise _wrong_lists("STAR files and stacks are not given as two lists")
     if len(star_files) != len(particle_files):
-        raise UsageError(
-            f"{len(star_files)} STAR files for {len(particle_files)} MRC stacks: give one STAR "
-            "file for each stack, in the same order."
-        )
+        n_stars, n_stacks = len(star_files), len(particle_files)
+        raise _wrong_lists(f"{counted(n_stars, 'STAR file')} for {counted(n_stacks, 'MRC stack')}")
     if not star_files:
-        raise UsageError("No STAR files and no MRC stacks were given.")
+        raise _wrong_lists("No STAR files and no MRC stacks were given")
     tables: list[ParticleTable] = []
     unreadable: list[Problem] = []
     for star_file, particle_file in zip(star_files, particle_files, strict=True):
@@ -73,13 +71,13 @@ def read_pairs(
             )
         except CryoLikeError as error:
             unreadable += error.problems
+        n_images: int | None = None
         try:
             n_images = read_stack_header(particle_file).n_images
         except CryoLikeError as error:
             unreadable += error.problems
-        else:
-            if table is not None:
-                tables.append(_paired(table, Path(particle_file), n_images))
+        if table is not None:
+            tables.append(_paired(table, Path(particle_file), n_images))
     if unreadable:
         # Without these files there is no whole table; tell what is wrong with the others too.
         raise_problems([*unreadable, *(p for table in tables for p in table.problems)])
@@ -93,10 +91,15 @@ def read_pairs(
     return replace(concatenate_tables(tables), reader_arguments=arguments)
 
 
-def _paired(table: ParticleTable, particle_file: Path, n_images: int) -> ParticleTable:
-    """Say which stack the rows describe, and check that it has as many images."""
+def _wrong_lists(message: str) -> UsageError:
+    remedy = "Give a list of STAR files and a list of stacks, one for each, in the same order."
+    return UsageError(Problem(message=message, remedy=remedy, kind="usage"))
+
+
+def _paired(table: ParticleTable, particle_file: Path, n_images: int | None) -> ParticleTable:
+    """Say which stack the rows describe, and check that it has as many images, if that is known."""
     table = replace(table, kind="paired", image_files=(str(particle_file),))
-    if len(table) == n_images:
+    if n_images in (None, len(table)):
         return table
     problem = Problem(
         message=f"{len(table):,} rows, but {particle_file} holds {n_images:,} images",

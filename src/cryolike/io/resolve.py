@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import posixpath
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cryolike.errors import LazyPlaces, Notice, Problem
-from cryolike.particles import ParticleTable
+from cryolike.particles import UNREADABLE_IMAGE, ParticleTable
 
 __all__ = ["ResolvedFiles", "resolve_image_files"]
 
@@ -94,9 +96,9 @@ def _without_borrowed(
 
 
 def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
-    if not folder.is_dir():
+    if why_not := _why_no_folder(folder):
         problem = Problem(
-            message=f"the folder given for the stacks, {folder}, does not exist",
+            message=f"the folder given for the stacks, {folder}, {why_not}",
             remedy="Correct it, or leave it out to use the paths in the metadata.",
             kind="missing",
         )
@@ -105,8 +107,9 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
         )
     names = [_plain(name) for name in table.image_files]
     by_basename: defaultdict[str, set[str]] = defaultdict(set)
-    for name in names:
-        by_basename[Path(name).name].add(name)
+    for name, is_readable in zip(names, _readable(table), strict=True):
+        if is_readable:
+            by_basename[Path(name).name].add(name)
     clashes = [sorted(group) for group in by_basename.values() if len(group) > 1]
     if not clashes:
         wanted = [folder / Path(name).name for name in names]
@@ -117,9 +120,12 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
             Notice("Stacks of different folders share a name: whole paths are used.", "note")
         ]
     paths = _without_borrowed(wanted, [_existing(path) for path in wanted])
-    if clashes and any(path is None for path in paths):
+    if clashes and any(
+        path is None and ok for path, ok in zip(paths, _readable(table), strict=True)
+    ):
         problem = Problem(
-            message=f"different stacks share a file name, which {folder} alone cannot tell apart",
+            message="stacks of different folders share a file name, so the folder given for the "
+            f"stacks, {folder}, does not tell which is meant",
             remedy=f"Keep their folders below {folder}, or leave the folder out.",
             file=", ".join(table.metadata_files),
             places=[" and ".join(group) for group in clashes],
@@ -127,9 +133,25 @@ def _resolve_in_folder(table: ParticleTable, folder: Path) -> ResolvedFiles:
         return ResolvedFiles(paths=paths, problems=(problem,), notices=())
     return ResolvedFiles(
         paths=paths,
-        problems=_missing(table, paths, [[path] for path in wanted], where="", hint=""),
+        problems=_missing(
+            table,
+            paths,
+            [[path] for path in wanted],
+            where="",
+            remedy="Correct the folder given (--folder), leave it out to look where the paths in "
+            "the metadata say",
+        ),
         notices=(*notices, *_twin_notices(wanted, paths)),
     )
+
+
+def _why_no_folder(folder: Path) -> str:
+    try:
+        if folder.is_dir():
+            return ""
+        return "is not a folder" if folder.exists() else "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {getattr(error, 'strerror', '') or error}"
 
 
 def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
@@ -160,7 +182,12 @@ def _resolve_by_search(table: ParticleTable) -> ResolvedFiles:
     return ResolvedFiles(
         paths=found,
         problems=_missing(
-            table, found, tried, where=f" (in {_listed(bases)})", hint=_folder_hint(table, found)
+            table,
+            found,
+            tried,
+            where=f" (in {_listed(bases)})",
+            remedy=f"{_folder_hint(table, found)}Give the folder that holds the stacks (--folder), "
+            "run in the folder the paths are relative to",
         ),
         notices=tuple(notices),
     )
@@ -198,51 +225,57 @@ def _folder_hint(table: ParticleTable, paths: Sequence[Path | None]) -> str:
     return ""
 
 
+def _readable(table: ParticleTable) -> list[bool]:
+    """Tell of which names a file can be made out; readers report others, such as '0@x.mrcs'."""
+    readable = np.zeros(len(table.image_files), dtype=bool)
+    readable[table.image_file_index[table.image_index != UNREADABLE_IMAGE]] = True
+    return readable.tolist()
+
+
 def _missing(
     table: ParticleTable,
     paths: Sequence[Path | None],
     tried: Sequence[Sequence[Path]],
     where: str,
-    hint: str,
+    remedy: str,
 ) -> tuple[Problem, ...]:
-    # The readers report names such as '0@x.mrcs', of which no file can be made out
-    unreadable = set(table.image_file_index[table.image_index < 0].tolist())
-    missing = [
-        i
-        for i, path in enumerate(paths)
-        if path is None and not (i in unreadable and "@" in table.image_files[i])
-    ]
-    if not missing:
+    is_named = np.array(_readable(table), dtype=bool)
+    is_missing = is_named & np.array([path is None for path in paths], dtype=bool)
+    if not is_missing.any():
         return ()
-    is_missing = np.zeros(len(paths), dtype=bool)
-    is_missing[missing] = True
+    missing = np.flatnonzero(is_missing)
     rows = np.flatnonzero(is_missing[table.image_file_index])
 
     def describe(i: int) -> str:
-        file = missing[i]
-        return _dangling(tried[file]) or f"{_plain(table.image_files[file]) or '(no name)'}{where}"
+        file = int(missing[i])
+        name = _plain(table.image_files[file]) or "(no name)"
+        return _what_is_there(tried[file]) or (f"{name}{where}" if where else str(tried[file][0]))
 
     return (
         Problem(
-            message=f"{len(missing):,} of {len(paths):,} files not found "
+            message=f"{missing.size:,} of {int(is_named.sum()):,} files not found "
             f"({rows.size:,} of {len(table):,} rows)",
             reason="file not found",
-            remedy=f"{hint}Give the folder that holds the stacks (--folder), run in the folder the "
-            "paths are relative to, or leave these rows out with --on-bad-row skip.",
+            remedy=f"{remedy}, or leave these rows out with --on-bad-row skip.",
             file=", ".join(table.metadata_files),
             rows=rows,
-            places=LazyPlaces(len(missing), describe),
+            places=LazyPlaces(missing.size, describe),
             kind="missing",
         ),
     )
 
 
-def _dangling(tried: Sequence[Path]) -> str:
-    """Say which of the places tried is a symbolic link to nothing."""
+def _what_is_there(tried: Sequence[Path]) -> str:
+    """Say what is in the first of the places tried where there is anything, but no file."""
     for path in tried:
-        try:
-            target = path.readlink()
-        except (OSError, ValueError):  # no link, or no possible name
-            continue
-        return f"{path} is a symbolic link to {target}, which does not exist here"
+        with suppress(OSError, ValueError):  # nothing there, or no possible name
+            try:
+                mode = path.stat().st_mode
+            except PermissionError:
+                return f"{path} may not be looked at: no permission"
+            except OSError:
+                target = path.readlink()
+                return f"{path} is a symbolic link to {target}, which does not exist here"
+            if path.name and not stat.S_ISREG(mode):
+                return f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}"
     return ""

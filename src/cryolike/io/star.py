@@ -46,7 +46,7 @@ from cryolike.io.star_tables import (
     place_of,
     read_table,
 )
-from cryolike.particles import ParticleTable
+from cryolike.particles import ParticleTable, with_unusable_rows
 
 __all__ = ["read_star", "read_star_without_names"]
 
@@ -65,6 +65,7 @@ _TOMO_STACKS = ("TomoSubTomosAre2DStacks", "TomoVisibleFrames")
 _TOMO = ("TomoName", "TomoParticleName", "TomoParticleId", "CtfImage")
 
 
+@np.errstate(all="ignore")  # what is not finite is reported by row
 def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> ParticleTable:
     """Read a STAR file whose rows name their images.
 
@@ -85,7 +86,8 @@ def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> Particle
         Of kind 'star', rows in order of the file. What is wrong with rows is in its `problems`.
         An image name without '@' means the only image of that file; its `image_index` is −1 until
         the stack is known to hold one image. A name that cannot be read is listed in `problems`,
-        and stands as a whole, with the same index, for the stack.
+        and stands as a whole, with the index −2, for the stack; so does a row with a wrong number
+        of values, whose other columns mean nothing.
 
     Raises
     ------
@@ -104,7 +106,7 @@ def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> Particle
     if pixel_size is not None:
         columns["pixel_size_A"] = pixel_size
     notices = [*unit_doubts(joined, **in_degrees), *of_pixels, *of_poses]
-    return build_table(
+    table = build_table(
         kind="star",
         columns=columns | poses,
         pixel_size_source="" if pixel_size is None else pixel_size.label,
@@ -117,8 +119,10 @@ def read_star(path: str | Path, *, accept_ctf_applied: bool = False) -> Particle
         },
         **_shared_arguments(joined, notices, accept_ctf_applied=accept_ctf_applied),
     )
+    return _with_malformed_rows(table, joined.particles.block)
 
 
+@np.errstate(all="ignore")
 def read_star_without_names(
     path: str | Path,
     *,
@@ -159,7 +163,7 @@ def read_star_without_names(
         "phase_in_degrees": phase_shift_is_degree,
     }
     n_rows = joined.particles.block.n_rows
-    return build_table(
+    table = build_table(
         kind="paired",
         columns=ctf_columns(joined, **in_degrees),
         image_files=("",),
@@ -169,6 +173,13 @@ def read_star_without_names(
             joined, unit_doubts(joined, **in_degrees), accept_ctf_applied=accept_ctf_applied
         ),
     )
+    return _with_malformed_rows(table, joined.particles.block)
+
+
+def _with_malformed_rows(table: ParticleTable, block: StarBlock) -> ParticleTable:
+    """Put rows that could not be read in their places, where each is a fault of its own."""
+    names = [block.malformed_text(i) for i in range(len(block.malformed))]
+    return with_unusable_rows(table, block.malformed_rows, names, block.malformed_faults())
 
 
 def _shared_arguments(
@@ -205,7 +216,7 @@ def _shared_arguments(
         "n_rows": block.n_rows,
         "place": place_of(particles),
         "names": NAMES,
-        "fields_present": [label.removeprefix("_") for label in written],
+        "fields_present": list(dict.fromkeys(label.removeprefix("_") for label in written)),
         "missing_remedy": "Give the particles STAR of a job that came after CTF estimation, "
         "with its data_optics table.",
         "problems": problems,
@@ -227,14 +238,17 @@ def _open_source(path: Path, *, indexed: bool) -> JoinedTables:
     if len(optics) > 1:
         faults.append(_ambiguous(path, "data_optics occurs more than once", optics))
     faults += [fault for block in (*particles, *optics) for fault in block.faults]
+    faults += [fault for block in optics for fault in block.malformed_faults()]
     numbers = (*_NUMBERS, *((*PIXEL_SIZES, *POSES) if indexed else ()))
     groups = None
-    if len(optics) == 1 and not optics[0].faults:
+    if len(optics) == 1 and not (optics[0].faults or len(optics[0].malformed)):
         groups = read_table(optics[0], numbers, _TEXTS, with_names=False)
         faults += volume_faults(groups)
         if len(particles) == 1:
             faults += optics_faults(groups, particles[0])
-    raise_problems(faults)
+    malformed = [fault for block in particles for fault in block.malformed_faults()]
+    if faults or not particles[0].n_rows:
+        raise_problems([*faults, *malformed])
 
     table = read_table(particles[0], numbers, _TEXTS, with_names=indexed)
     raise_problems(volume_faults(table))
@@ -299,7 +313,9 @@ def _no_particles(
     which = f"{named[0]} has no" if named else "no block has"
     if not indexed:
         return problem(message=f"{which} rlnDefocusU", remedy=remedy)
-    remedy += " If its rows describe the images of one stack in sequence, read it as paired."
+    remedy += (
+        " If its rows describe the images of one stack in sequence, use `cryolike convert paired`."
+    )
     return problem(message=f"{which} rlnImageName", remedy=remedy)
 
 

@@ -30,15 +30,17 @@ _SEPARATOR = b"\x1f"
 _GIVE_TEXT = "Give a STAR file saved as plain text (ASCII or UTF-8)."
 _ALL_BUT_CONTROLS = bytes([*b"\t\n\r", *range(32, 256)])
 
-# The literal first keeps the search fast; that only blanks stand before it is checked afterwards.
+_EMPTY = np.zeros(0, dtype=np.int64)
+_NO_ROWS = np.zeros((0, 5), dtype=np.int64)
+
+# The literal first keeps the search fast; that only blanks stand before it is checked afterwards,
+# and that no other character does at once: "data_data_data_…" would be searched again and again.
 _KEYWORDS = (
-    re.compile(rb"data_([^ \t\r\n]*)[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)"),
+    re.compile(rb"data_(?<![^ \t\r\n\xbf]data_)([^ \t\r\n]*)[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)"),
     re.compile(rb"loop_[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)"),
 )
-_TOKEN = re.compile(
-    rb""""([^\n]*?)"(?=[ \t\r\n]|\Z)|'([^\n]*?)'(?=[ \t\r\n]|\Z)|(\#)|([^ \t\r\n]+)"""
-)
-_COMMENT_GROUP = 3
+_WORD = re.compile(rb"[^ \t\r\n]+")
+_CLOSING = {mark: re.compile(mark + rb"(?=[ \t\r\n]|\Z)") for mark in (b'"', b"'")}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +60,7 @@ class StarBlock:
     is_loop
         Whether it is a table; a block of single values counts as a table of one row.
     n_rows
-        Number of rows with the right number of values.
+        Number of rows with the right number of values; only these are read.
     start, stop
         Range of bytes of the file that holds the rows.
     first_line
@@ -68,7 +70,10 @@ class StarBlock:
     normalised
         Rows with quotes and comments removed, where there were any.
     faults
-        What is wrong with the structure of the block.
+        What is wrong with the structure of the block, single rows aside.
+    malformed
+        Of each row with a wrong number of values: its number among all rows, its line, its number
+        of values, and its range of bytes; int64, (n_malformed, 5).
     """
 
     path: Path
@@ -83,6 +88,7 @@ class StarBlock:
     is_ascii: bool = True
     normalised: bytes | None = field(default=None, repr=False)
     faults: tuple[Problem, ...] = ()
+    malformed: np.ndarray = field(default_factory=lambda: _NO_ROWS, repr=False)
 
     def __str__(self) -> str:
         return f"data_{self.name} (line {self.line:,})"
@@ -92,9 +98,45 @@ class StarBlock:
         """Column of each label, the label without `_`, `rln` or `_rln` in front."""
         return {_bare(label): column for column, label in enumerate(self.labels)}
 
+    @property
+    def malformed_rows(self) -> np.ndarray:
+        """Numbers of the rows that are not read, among all rows, (n_malformed,)."""
+        return self.malformed[:, 0]
+
+    @cached_property
+    def row_numbers(self) -> np.ndarray:
+        """Number of every row that is read, counted from 0 among all rows, (n_rows,)."""
+        return np.delete(np.arange(self.n_rows + len(self.malformed)), self.malformed_rows)
+
+    def malformed_text(self, i: int) -> str:
+        """Text of the i-th malformed row, fit for printing."""
+        return _beginning(self.path, int(self.malformed[i, 3]))[1:-1]
+
+    def malformed_faults(self) -> list[Problem]:
+        """Word what is wrong with the malformed rows; their positions are among all rows."""
+        if not len(self.malformed):
+            return []
+
+        def describe(i: int) -> str:
+            _, line, count, *_ = map(int, self.malformed[i])
+            return f"{_wrong_count(line, count, len(self.labels))}: '{self.malformed_text(i)}'"
+
+        return [
+            Problem(
+                message=f"data_{self.name} has {len(self.labels):,} labels, but another number of "
+                f"values in {len(self.malformed):,} of {self.n_rows + len(self.malformed):,} rows",
+                reason="wrong number of values",
+                remedy="Correct or remove these lines (names with spaces need quotes), or leave "
+                "them out with --on-bad-row skip.",
+                file=str(self.path),
+                rows=self.malformed_rows,
+                places=LazyPlaces(len(self.malformed), describe),
+            )
+        ]
+
     @cached_property
     def row_positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Byte offset and line (from 1) of every row: int64, (n_rows,) each."""
+        """Byte offset and line (from 1) of every row that is read: int64, (n_rows,) each."""
         if not self.is_loop:
             return np.array([self.start]), np.array([self.line])
         offsets, lines, line = [], [], self.first_line
@@ -103,7 +145,10 @@ class StarBlock:
             offsets.append(offset + starts[is_row])
             lines.append(line + np.flatnonzero(is_row))
             line += len(counts)
-        return np.concatenate([*offsets, _EMPTY]), np.concatenate([*lines, _EMPTY])
+        return (
+            np.delete(np.concatenate([*offsets, _EMPTY]), self.malformed_rows),
+            np.delete(np.concatenate([*lines, _EMPTY]), self.malformed_rows),
+        )
 
     def row_line(self, row: int) -> int:
         """Line of a row, both as people count them: lines from 1, rows from 0."""
@@ -159,7 +204,10 @@ class StarBlock:
     def _open(self) -> io.BufferedIOBase:
         if self.normalised is not None:
             return io.BytesIO(self.normalised)
-        return io.BufferedReader(_ByteRange(self.path, self.start, self.stop), _CHUNK_BYTES)
+        # All bytes but those of malformed rows
+        edges = [self.start, *self.malformed[:, 3:].ravel().tolist(), self.stop]
+        ranges = zip(edges[::2], edges[1::2], strict=True)
+        return io.BufferedReader(_ByteRanges(self.path, ranges), _CHUNK_BYTES)
 
     def _reader(self, stream: io.BufferedIOBase, wanted: list[int], texts: Sequence[int]) -> Any:
         normalised = self.normalised is not None
@@ -182,21 +230,24 @@ class StarBlock:
         )
 
 
-_EMPTY = np.zeros(0, dtype=np.int64)
+class _ByteRanges(io.RawIOBase):
+    """Parts of a file, one after the other, as a file."""
 
-
-class _ByteRange(io.RawIOBase):
-    """Part of a file, as a file."""
-
-    def __init__(self, path: Path, start: int, stop: int) -> None:
+    def __init__(self, path: Path, ranges: Iterable[tuple[int, int]]) -> None:
         self._file = path.open("rb", buffering=0)
-        self._file.seek(start)
-        self._n_left = stop - start
+        self._ranges = iter(ranges)
+        self._n_left = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        while self._n_left == 0:
+            start, stop = next(self._ranges, (0, -1))
+            if stop < start:
+                return 0
+            self._file.seek(start)
+            self._n_left = stop - start
         n_read = self._file.readinto(memoryview(buffer)[: self._n_left]) or 0
         self._n_left -= n_read
         return n_read
@@ -226,7 +277,8 @@ def read_star_blocks(path: str | Path) -> list[StarBlock]:
     Returns
     -------
     list of StarBlock
-        In order of the file. What is wrong within a block is in its `faults`.
+        In order of the file. What is wrong within a block is in its `faults`, and rows with a wrong
+        number of values are `malformed`.
 
     Raises
     ------
@@ -247,10 +299,21 @@ def read_star_blocks(path: str | Path) -> list[StarBlock]:
             "Give a STAR file; its tables begin with a line data_NAME and a line loop_.",
         )
     ends = [*(k.offset for k in heads[1:]), size]
+    loops = _loops_of_heads(keywords)
     return [
-        _read_block(path, head, [k for k in keywords if head.offset < k.offset < end], end)
-        for head, end in zip(heads, ends, strict=True)
+        _read_block(path, head, own, end) for head, own, end in zip(heads, loops, ends, strict=True)
     ]
+
+
+def _loops_of_heads(keywords: Iterable[_Keyword]) -> list[list[_Keyword]]:
+    """Give for each `data_` line the `loop_` lines up to the next one."""
+    loops: list[list[_Keyword]] = []
+    for keyword in keywords:
+        if keyword.name is not None:
+            loops.append([])
+        elif loops:
+            loops[-1].append(keyword)
+    return loops
 
 
 def _refusal(path: Path, message: str, remedy: str) -> MetadataError:
@@ -266,15 +329,17 @@ def _check_is_text(path: Path) -> None:
     if found := recognise(head):
         remedy = found.remedy or _GIVE_TEXT
         raise _refusal(path, f"this is {found.name}, not a STAR file", remedy)
-    _check_control_characters(path, head)
+    _check_control_characters(path, head, first_line=1)
 
 
-def _check_control_characters(path: Path, chunk: bytes) -> None:
+def _check_control_characters(path: Path, chunk: bytes, *, first_line: int) -> None:
     if controls := chunk.translate(None, _ALL_BUT_CONTROLS):
+        line = first_line + chunk.count(b"\n", 0, chunk.index(controls[:1]))
         raise _refusal(
             path,
-            f"this is a binary file (it holds a byte {controls[0]:#04x}), not a STAR file",
-            _GIVE_TEXT,
+            f"line {line:,} holds a byte {controls[0]:#04x}: this is a binary or damaged file, not "
+            "a STAR file",
+            f"{_GIVE_TEXT} If it was one, copy it again.",
         )
 
 
@@ -283,14 +348,17 @@ def _find_keywords(path: Path, size: int) -> list[_Keyword]:
     found: list[_Keyword] = []
     line = 1
     for offset, chunk in _chunks(path, 0, size):
-        _check_control_characters(path, chunk)
+        _check_control_characters(path, chunk, first_line=line)
         here = [match for pattern in _KEYWORDS for match in pattern.finditer(chunk)]
+        counted = 0
         for match in sorted(here, key=re.Match.start):
             start = chunk.rfind(b"\n", 0, match.start()) + 1
             if chunk[start : match.start()].strip() in (b"", BOM):
                 name = _printable(match[1]) if match.re.groups else None
-                found.append(_Keyword(offset + start, line + chunk.count(b"\n", 0, start), name))
-        line += chunk.count(b"\n")
+                line += chunk.count(b"\n", counted, start)
+                counted = start
+                found.append(_Keyword(offset + start, line, name))
+        line += chunk.count(b"\n", counted)
     return found
 
 
@@ -337,9 +405,10 @@ def _read_header(path: Path, head: _Keyword, stop: int) -> _Header:
             tokens = _tokens(text)
             if not tokens:
                 continue
-            if tokens[0] == b"loop_" and not labels:
+            is_quoted = text.lstrip()[:1] in (b'"', b"'")  # a value, whatever it looks like
+            if tokens[0] == b"loop_" and not labels and not is_quoted:
                 is_loop = True
-            elif tokens[0].startswith(b"_"):
+            elif tokens[0].startswith(b"_") and not is_quoted:
                 labels.append(_printable(tokens[0]))
                 label_lines.append(line)
                 if not is_loop:
@@ -400,7 +469,8 @@ def _read_block(path: Path, head: _Keyword, loops: list[_Keyword], stop: int) ->
         first_line=header.body_line,
         is_ascii=rows.is_ascii,
         normalised=rows.normalised,
-        faults=(*faults, *rows.problems(path, name, len(header.labels))),
+        faults=tuple(faults),
+        malformed=rows.malformed,
     )
 
 
@@ -417,38 +487,12 @@ def _repeated_labels(header: _Header) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """What the structure pass found out about the rows of a table.
-
-    `bad` has, for each row with the wrong number of values, its line, number of values, and offset.
-    """
+    """What the structure pass found out about the rows of a table, as `StarBlock` has it."""
 
     n_rows: int
     is_ascii: bool
     normalised: bytes | None
-    bad: np.ndarray
-
-    def problems(self, path: Path, name: str, n_columns: int) -> list[Problem]:
-        """Word what is wrong with them."""
-        if not len(self.bad):
-            return []
-
-        def describe(i: int) -> str:
-            line, count, offset = map(int, self.bad[i])
-            return f"{_wrong_count(line, count, n_columns)}: {_beginning(path, offset)}"
-
-        n_all = self.n_rows + len(self.bad)
-        return [
-            Problem(
-                message=f"{name} has {n_columns:,} labels, but another number of values in "
-                f"{len(self.bad):,} of {n_all:,} rows",
-                remedy="Correct or remove these lines; names with spaces need quotes.",
-                file=str(path),
-                places=LazyPlaces(len(self.bad), describe),
-            )
-        ]
-
-
-_NO_BAD_ROWS = np.zeros((0, 3), dtype=np.int64)
+    malformed: np.ndarray
 
 
 def _only_row(header: _Header) -> _Rows:
@@ -457,47 +501,53 @@ def _only_row(header: _Header) -> _Rows:
         n_rows=int(bool(header.labels)),
         is_ascii=all(value.isascii() for value in header.values),
         normalised=_separated(header.values),
-        bad=_NO_BAD_ROWS,
+        malformed=_NO_ROWS,
     )
 
 
 def _scan_rows(path: Path, header: _Header, stop: int) -> _Rows:
     """Count rows and check their number of values."""
     n_columns, line = len(header.labels), header.body_line
-    n_rows, is_ascii, bad = 0, True, [_NO_BAD_ROWS]
+    n_all, is_ascii, malformed = 0, True, [_NO_ROWS]
     for offset, chunk in _chunks(path, header.body_start, stop):
         if _needs_tokens(chunk):
             return _scan_rows_with_quotes(path, header, stop)
         starts, counts, is_row = _count_values(chunk)
         wrong = np.flatnonzero(is_row & (counts != n_columns))
-        bad.append(np.stack([line + wrong, counts[wrong], offset + starts[wrong]], axis=1))
-        n_rows += int(is_row.sum()) - len(wrong)
+        rows = n_all + np.cumsum(is_row)[wrong] - 1
+        where = offset + np.append(starts, len(chunk))
+        malformed.append(
+            np.stack([rows, line + wrong, counts[wrong], where[wrong], where[wrong + 1]], axis=1)
+        )
+        n_all += int(is_row.sum())
         is_ascii &= chunk.isascii()
         line += len(counts)
-    return _Rows(n_rows=n_rows, is_ascii=is_ascii, normalised=None, bad=np.concatenate(bad))
+    found = np.concatenate(malformed)
+    return _Rows(n_rows=n_all - len(found), is_ascii=is_ascii, normalised=None, malformed=found)
 
 
 def _scan_rows_with_quotes(path: Path, header: _Header, stop: int) -> _Rows:
     """Do the same where rows have quotes or comments, and keep them without."""
     n_columns, line = len(header.labels), header.body_line - 1
     rows: list[bytes] = []
-    bad: list[tuple[int, int, int]] = []
+    malformed: list[tuple[int, int, int, int, int]] = []
     for start, chunk in _chunks(path, header.body_start, stop):
         offset = start
         for text in chunk.removesuffix(b"\n").split(b"\n"):
             line += 1
-            tokens = _tokens(text)
-            if len(tokens) == n_columns:
-                rows.append(_separated(tokens))
-            elif tokens:
-                bad.append((line, len(tokens), offset))
+            if tokens := _tokens(text):
+                if len(tokens) == n_columns:
+                    rows.append(_separated(tokens))
+                else:
+                    row = len(rows) + len(malformed)
+                    malformed.append((row, line, len(tokens), offset, offset + len(text)))
             offset += len(text) + 1
     normalised = b"\n".join([*rows, b""])
     return _Rows(
         n_rows=len(rows),
         is_ascii=normalised.isascii(),
         normalised=normalised,
-        bad=np.array(bad, dtype=np.int64).reshape(-1, 3),
+        malformed=np.array(malformed, dtype=np.int64).reshape(-1, 5),
     )
 
 
@@ -549,10 +599,21 @@ def _tokens(text: bytes) -> list[bytes]:
     if not any(mark in text for mark in (b'"', b"'", b"#")):
         return text.split()
     found: list[bytes] = []
-    for match in _TOKEN.finditer(text):
-        if match.lastindex == _COMMENT_GROUP:
+    closing = dict(_CLOSING)
+    stop = 0
+    while match := _WORD.search(text, stop):
+        start, stop = match.span()
+        mark = text[start : start + 1]
+        if mark == b"#":
             break
-        found.append(match[match.lastindex or 0])
+        if mark in closing:
+            if close := closing[mark].search(text, start + 1):
+                found.append(text[start + 1 : close.start()])
+                stop = close.end()
+                continue
+            # None closes a later one either, and to look for it each time can take hours.
+            del closing[mark]
+        found.append(match[0])
     return found
 
 
@@ -570,7 +631,7 @@ def _printable(text: bytes) -> str:
 
 
 def _cut(text: bytes) -> str:
-    shown = _printable(text.strip())
+    shown = _printable(text.strip().replace(b"\r", rb"\r"))
     return f"'{shown[:57]}…'" if len(shown) > 60 else f"'{shown}'"
 
 

@@ -102,7 +102,7 @@ def _corrected_as(
         bad,
         f"the images are {what} (rln{label}), but raw images are needed",
         "Extract the particles without CTF correction, or accept them as they are with "
-        "accept_ctf_applied.",
+        "--accept-ctf-applied (accept_ctf_applied=True).",
         file=str(joined.particles.block.path),
         place=place_of(joined.particles),
     ), []

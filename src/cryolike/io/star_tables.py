@@ -18,6 +18,7 @@ import pandas as pd
 from cryolike.errors import Notice, Problem
 from cryolike.io.columns import Column, row_problem
 from cryolike.io.star_blocks import StarBlock
+from cryolike.particles import UNNUMBERED_IMAGE, UNREADABLE_IMAGE
 
 __all__ = [
     "ImageNames",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _EMPTY = np.zeros(0, dtype=np.int64)
-_INTEGER = re.compile(r"([+-]?\d+)(?:\.0*)?")
+_INTEGER = re.compile(r"([+-]?\d{1,4000})(?:\.0*)?")  # Python refuses to parse longer ones
 
 
 # Reading of tables
@@ -89,7 +90,7 @@ class ImageNames:
     bad: np.ndarray
 
 
-_BARE_NAME, _ZERO, _BAD = -1, -2, -3
+_ZERO, _BAD = -3, -4
 
 
 class _NameCollector:
@@ -102,31 +103,35 @@ class _NameCollector:
 
     def add(self, names: np.ndarray) -> None:
         known = self._known
-        split = [_split_image_name(name) for name in names]
-        files = [known.setdefault(file, len(known)) for _, file in split]
+        files, images = [], []
+        # Millions of names come here, so the usual case is worked out on the spot
+        for name in names:
+            number, _, file = name.partition("@")
+            if file and len(number) <= 18 and number.isascii() and number.isdecimal():
+                image = int(number) - 1
+                if image < 0:
+                    image, file = _ZERO, name
+            else:
+                image, file = _without_number(name)
+            files.append(known.setdefault(file, len(known)))
+            images.append(image)
         self._files.append(np.array(files, dtype=np.int64))
-        self._images.append(np.array([image for image, _ in split], dtype=np.int64))
+        self._images.append(np.array(images, dtype=np.int64))
 
     def result(self) -> ImageNames:
         images = np.concatenate(self._images)
         return ImageNames(
             files=tuple(self._known),
             file_index=np.concatenate(self._files),
-            image_index=np.maximum(images, _BARE_NAME),
+            image_index=np.maximum(images, UNREADABLE_IMAGE),
             zero=images == _ZERO,
             bad=images == _BAD,
         )
 
 
-def _split_image_name(name: str) -> tuple[int, str]:
-    """Give the 0-based image and the stack; a negative image where the name has none."""
-    number, at, stack = name.partition("@")
-    if not at:
-        return (_BARE_NAME if name else _BAD), name
-    if not (stack and number.isascii() and number.isdecimal() and len(number) <= 18):
-        return _BAD, name
-    image = int(number) - 1
-    return (image, stack) if image >= 0 else (_ZERO, name)
+def _without_number(name: str) -> tuple[int, str]:
+    """Give what stands for a name without a number, and the stack: the whole name."""
+    return (UNNUMBERED_IMAGE if name and "@" not in name else _BAD), name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +264,8 @@ def _undefined_groups(
 
 def place_of(table: StarTable) -> Callable[[int], str]:
     """Say where a row is: its 0-based number, and its line."""
-    return lambda row: f"row {row} (line {table.block.row_line(row):,})"
+    block = table.block
+    return lambda row: f"row {block.row_numbers[row]} (line {block.row_line(row):,})"
 
 
 def optics_faults(optics: StarTable, particles: StarBlock) -> list[Problem]:
