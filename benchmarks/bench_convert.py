@@ -1,70 +1,42 @@
-"""`convert` from one stack against writing the same bytes to the same disk."""
+"""`convert` of one stack against what it cannot do without: the transform, and writing."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import shutil
 
-import mrcfile
-import numpy as np
-import pandas as pd
-import starfile
-from measure import Comparison, compare, markdown_table
+import references
+from measure import Comparison, Way, compare, main, scratch_folder, time_in_turn
+from sets import one_stack_set, plan_of, start_alike
 
-from cryolike import ConvertOptions, convert, plan_conversion, read_star
-
-
-def make_set(folder: Path, n_images: int, n_pixels: int) -> Path:
-    """One stack of white noise and its STAR file."""
-    rng = np.random.default_rng(0)
-    with mrcfile.new(folder / "stack.mrcs") as stack:
-        stack.set_data(rng.standard_normal((n_images, n_pixels, n_pixels), dtype=np.float32))
-        stack.set_image_stack()
-    particles = pd.DataFrame(
-        {
-            "rlnImageName": [f"{i + 1:06d}@stack.mrcs" for i in range(n_images)],
-            "rlnVoltage": 300.0,
-            "rlnSphericalAberration": 2.7,
-            "rlnAmplitudeContrast": 0.1,
-            "rlnImagePixelSize": 1.5,
-            "rlnDefocusU": rng.uniform(8e3, 2e4, n_images),
-            "rlnDefocusV": rng.uniform(8e3, 2e4, n_images),
-            "rlnDefocusAngle": rng.uniform(0, 180, n_images),
-            "rlnPhaseShift": 0.0,
-            "rlnCtfBfactor": 0.0,
-            "rlnCtfScalefactor": 1.0,
-        }
-    )
-    starfile.write({"particles": particles}, folder / "particles.star")
-    return folder / "particles.star"
+from cryolike import convert
 
 
 def run(n_pixels: int = 128, n_images: int = 10_000, n_runs: int = 3) -> list[Comparison]:
-    """Compare without plots, on the default grid in single precision."""
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-        folder = Path(name)
-        plan = plan_conversion(
-            read_star(make_set(folder, n_images, n_pixels)), options=ConvertOptions(plots=False)
-        )
-        block = bytes(plan.descriptor.polar_image_bytes)
+    """Compare without plots, with the images in the system's cache and without."""
+    with scratch_folder() as folder:
+        plan = plan_of(one_stack_set(folder, n_images, n_pixels))
+        out, plain = folder / "out", folder / "plain"
+        convert(plan, out)
+        sizes = references.sizes_of_files(out)
 
-        def plain_write() -> None:
-            with (folder / "plain").open("wb", buffering=0) as file:
-                for _ in range(n_images):
-                    file.write(block)
+        def compared(where: str, *, is_cold: bool) -> Comparison:
+            def prepare() -> None:
+                for results in (out, plain):
+                    shutil.rmtree(results, ignore_errors=True)
+                start_alike(plan.image_paths, is_cold=is_cold)
 
-        return [
-            compare(
-                f"convert, {n_pixels} pixels, one stack",
-                lambda: convert(plan, folder / "out", overwrite=True),
-                "plain write of as many bytes",
-                plain_write,
-                n_items=n_images,
-                n_reference_items=n_images,
+            name = f"convert, one stack, images {where}"
+            ours, *others = time_in_turn(
+                Way(name=name, work=lambda: convert(plan, out), amount=n_images),
+                references.transform_alone(plan.descriptor, n_images),
+                references.plain_write(plain, sizes, n_images),
                 n_runs=n_runs,
+                before_each=prepare,
             )
-        ]
+            return compare(ours, *others, at_least=0.6)
+
+        return [compared("in cache", is_cold=False), compared("on disk", is_cold=True)]
 
 
 if __name__ == "__main__":
-    print(markdown_table(run()))
+    main(run)
