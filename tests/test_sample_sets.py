@@ -47,7 +47,6 @@ WITHOUT_STACKS = {
 }
 
 UNREADABLE = (
-    "real/odd-star/bad_rows.star",
     "real/odd-star/basic_double_quote.star",
     "real/odd-star/col_mismatch.star",
     "real/odd-star/dup.star",
@@ -172,6 +171,7 @@ def test_unreadable_files_say_what_to_do(shared_data: Path, name: str) -> None:
     ("name", "faults"),
     [
         ("real/aspire/sample_incomplete_ctf_params.star", ["rlnVoltage"]),
+        ("real/odd-star/bad_rows.star", ["line 7: 1 value", "rlnDefocusV", "files not found"]),
         ("real/odd-star/zero.star", ["counts images from 1", "rlnDefocusU", "files not found"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -17,8 +18,11 @@ __all__ = ["BAD_DATA", "BAD_USAGE", "errors_become_exit_codes", "fail", "say", "
 
 BAD_DATA, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
-_out = Console(soft_wrap=True, highlight=False)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+_out = Console(soft_wrap=True, highlight=False, emoji=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters other than tab and line end."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,5 +75,6 @@ def errors_become_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _printable(text: str) -> str:
-    """Text with names that are not UTF-8 made printable."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Text with names that are not UTF-8, or would command the terminal, made printable."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROL.sub(lambda character: f"\\x{ord(character[0]):02x}", text)

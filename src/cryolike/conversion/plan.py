@@ -564,8 +564,11 @@ def _pixel_size_problems(
         other = f"but the descriptor says {reference:g} Å for the images on disk"
     else:
         other = f"but that of most rows is {reference:g} Å"
-    sizes, size_of_row = np.unique(table.pixel_size_A, return_inverse=True)
-    wrong = (sizes > 0) & np.isfinite(sizes) & _differs(sizes, reference)
+    sizes = np.unique(table.pixel_size_A[np.isfinite(table.pixel_size_A)])
+    wrong = (sizes > 0) & _differs(sizes, reference)
+    if not wrong.any():
+        return problems
+    size_of_row = np.searchsorted(sizes, table.pixel_size_A)
     for size, rows in zip(sizes[wrong], _rows_of_groups(size_of_row, wrong), strict=True):
         problems.append(
             Problem(
@@ -596,6 +599,8 @@ def _rows_of_groups(group_of_row: np.ndarray, wanted: np.ndarray) -> list[np.nda
     list of ndarray
         One for each wanted group.
     """
+    if not wanted.any():
+        return []
     order = np.argsort(group_of_row, kind="stable")
     edges = np.searchsorted(group_of_row[order], np.arange(wanted.size + 1))
     return [order[edges[i] : edges[i + 1]] for i in np.flatnonzero(wanted)]
