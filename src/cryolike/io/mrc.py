@@ -129,19 +129,31 @@ class StackReader:
         indices, positions = _checked_request(header, image_indices, out, out_positions)
         if indices.size == 0:
             return
-        is_first = np.ones(indices.size, dtype=bool)
-        if indices.size > 1:
-            order = np.argsort(indices)
-            indices, positions = indices[order], positions[order]
-            is_first[1:] = np.diff(indices) != 0
         with self._borrowed(header) as descriptor:
-            self._read_distinct(header, descriptor, indices[is_first], positions[is_first], out)
+            if indices.size == 1:
+                # Rows of many stacks in disorder come one by one, so this must be quick
+                self._read_run(header, descriptor, int(indices[0]), positions.tolist(), out)
+            else:
+                self._read_any(header, descriptor, indices, positions, out)
             if not header.compression:
                 _check_unchanged(header, descriptor)
-        if not is_first.all():
-            source = positions[is_first][np.cumsum(is_first) - 1]
-            for repeat in np.flatnonzero(~is_first):
-                out[positions[repeat]] = out[source[repeat]]
+
+    def _read_any(
+        self,
+        header: StackHeader,
+        descriptor: int,
+        indices: np.ndarray,
+        positions: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Read images in any order, each of them once."""
+        order = np.argsort(indices)
+        indices, positions = indices[order], positions[order]
+        is_first = np.append(True, np.diff(indices) != 0)
+        self._read_distinct(header, descriptor, indices[is_first], positions[is_first], out)
+        source = positions[is_first][np.cumsum(is_first) - 1]
+        for repeat in np.flatnonzero(~is_first):
+            out[positions[repeat]] = out[source[repeat]]
 
     def _read_distinct(
         self,
@@ -152,16 +164,27 @@ class StackReader:
         out: np.ndarray,
     ) -> None:
         """Read images whose indices ascend, each run of neighbours with few calls."""
-        is_direct = header.dtype == out.dtype
-        limit = _MAX_BYTES_PER_CALL if is_direct else _BOUNCE_BYTES
+        limit = _MAX_BYTES_PER_CALL if header.dtype == out.dtype else _BOUNCE_BYTES
         n_at_once = min(max(1, limit // header.image_bytes), _MAX_BUFFERS_PER_CALL)
-        memory = out.data.cast("B")
         for start, end in _runs(indices, n_at_once):
-            first, places = int(indices[start]), positions[start:end].tolist()
-            if is_direct:
-                _fill(header, descriptor, first, _destinations(memory, header.image_bytes, places))
-            else:
-                self._convert(header, descriptor, first, places, out)
+            places = positions[start:end].tolist()
+            self._read_run(header, descriptor, int(indices[start]), places, out)
+
+    def _read_run(
+        self,
+        header: StackHeader,
+        descriptor: int,
+        first: int,
+        positions: list[int],
+        out: np.ndarray,
+    ) -> None:
+        """Read neighbouring images, few enough for one call."""
+        if header.dtype == out.dtype:
+            memory = out.data.cast("B")
+            places = _destinations(memory, header.image_bytes, positions)
+            _fill(header, descriptor, first, places)
+        else:
+            self._convert(header, descriptor, first, positions, out)
 
     def _convert(
         self,
@@ -282,15 +305,22 @@ def _checked_request(
     ):
         msg = "out_positions must be as many as image_indices, and all different"
         raise ValueError(msg)
-    if indices.size and (positions.min() < 0 or positions.max() >= len(out)):
+    if not _all_below(positions, len(out)):
         msg = f"out_positions must be from 0 to {len(out) - 1}, the last of out"
         raise ValueError(msg)
-    outside = indices[(indices < 0) | (indices >= header.n_images)]
-    if outside.size:
+    if not _all_below(indices, header.n_images):
+        outside = indices[(indices < 0) | (indices >= header.n_images)]
         message = f"has {header.n_images:,} images; there is no image {int(outside[0]) + 1:,}"
         remedy = "Was the stack written again after the metadata?"
         raise stack_error(header.path, f"{message} (counted from 1)", remedy)
     return indices, positions
+
+
+def _all_below(values: np.ndarray, limit: int) -> bool:
+    """Whether all values are from 0 to `limit` − 1; quick for a single one."""
+    if values.size == 1:
+        return 0 <= int(values[0]) < limit
+    return values.size == 0 or bool(values.min() >= 0 and values.max() < limit)
 
 
 def _as_integers(name: str, values: np.ndarray) -> np.ndarray:
@@ -303,9 +333,6 @@ def _as_integers(name: str, values: np.ndarray) -> np.ndarray:
 
 def _runs(indices: np.ndarray, n_at_most: int) -> Iterator[tuple[int, int]]:
     """Cut ascending indices where one is left out; yield start and end of each part."""
-    if indices.size == 1:
-        yield 0, 1
-        return
     bounds = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), indices.size]
     for start, end in pairwise(bounds):
         for part in range(start, end, n_at_most):
