@@ -34,7 +34,12 @@ def run_example(name: str, *arguments: str, cwd: Path) -> str:
 def test_there_are_examples() -> None:
     """The scripts that the other tests name are there."""
     names = {script.name for script in SCRIPTS}
-    assert names >= {"convert_star.py", "ctf_of_images.py", "native_path.py"}
+    assert names >= {
+        "convert_star.py",
+        "ctf_of_images.py",
+        "native_path.py",
+        "polar_images_without_files.py",
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -76,3 +81,13 @@ def test_ctf_of_images(tmp_path: Path) -> None:
     printed = run_example("ctf_of_images.py", str(tmp_path), cwd=tmp_path)
     assert "90 images; CTF from -1.00 to 1.00" in printed
     assert (tmp_path / "ctf_of_images.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_polar_images_without_files(tmp_path: Path) -> None:
+    """The fit finds signal that falls with resolution, and nothing but the set is written."""
+    printed = run_example("polar_images_without_files.py", str(tmp_path), cwd=tmp_path)
+    lines = [line.split() for line in printed.splitlines() if " Å " in line]
+    ratio = [float(words[-1]) for words in lines]
+    assert ratio[0] > ratio[2] > 1 > ratio[4] > ratio[-1] > 0
+    assert printed.count("torch.complex64, rows") == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["relion"]

@@ -23,6 +23,7 @@ from cryolike.conversion import (
     survey,
     verify,
 )
+from cryolike.dataset import ParticleDataset, iter_polar
 from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import CryoLikeError, CryoLikeWarning
 from cryolike.io.cryosparc import read_cryosparc
@@ -48,6 +49,7 @@ __all__ = [
     "CryoLikeError",
     "CryoLikeWarning",
     "ImageDescriptor",
+    "ParticleDataset",
     "ParticleTable",
     "StackSet",
     "__version__",
@@ -57,6 +59,7 @@ __all__ = [
     "convert_particle_stacks_from_indexed_star_file",
     "convert_particle_stacks_from_paired_star_and_mrc_files",
     "inspect_particles",
+    "iter_polar",
     "open_stacks",
     "plan_conversion",
     "read_cryosparc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,30 @@ def test_polar_grid_uses_twice_the_radius_per_box() -> None:
         np.testing.assert_allclose(polar[:, shell, 0], pixels[:, 0, cycles], atol=1e-12)
         np.testing.assert_allclose(polar[:, shell, 1], pixels[:, cycles, 0], atol=1e-12)
         np.testing.assert_allclose(polar[:, shell, 2], pixels[:, -cycles, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "eighths", [range(8), range(7), (0, 1.1, 2, 3, 4, 5, 6, 7), (0.5,)], ids=str
+)
+def test_polar_grid_gives_the_general_function(
+    eighths: Sequence[float], dtype: torch.dtype
+) -> None:
+    """The quick ways for opposite angles and for single precision change rounding only."""
+    parameters = random_parameters(50, seed=5)
+    theta = np.array(eighths) * np.pi / 4
+    radius, box_A = np.linspace(0, 32, 20), 200.0
+    expected = contrast_transfer_function(
+        parameters, torch.tensor(2 * radius / box_A)[:, None], torch.tensor(theta)[None, :]
+    )
+    tolerance = 5e-7 if dtype == torch.float32 else 1e-10
+    assert expected.abs().max() > 0.9
+    found = ctf_on_polar_grid(parameters, radius, theta, box_A, dtype=dtype)
+    assert found.dtype == dtype
+    assert (found - expected).abs().max() < tolerance
+    out = torch.full_like(found, torch.nan)
+    assert ctf_on_polar_grid(parameters, radius, theta, box_A, out=out) is out
+    assert torch.equal(out, found)
 
 
 def test_parameters_come_from_the_columns_of_the_table() -> None:

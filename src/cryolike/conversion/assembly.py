@@ -14,13 +14,14 @@ import torch
 
 from cryolike.conversion.plan import ConversionPlan, PlannedStack
 from cryolike.errors import ImageError, LazyPlaces, Problem, counted
+from cryolike.particles import ParticleTable
 from cryolike.plot import StackPictures
 from cryolike.store.layout import OutputLayout
 from cryolike.store.manifest import ranges_of_rows
 from cryolike.store.metadata import ImageStatistics, arrays_of_stack
 from cryolike.store.writer import Reject, RunFolder, StackContent, TensorDraft
 
-__all__ = ["ConvertedBatch", "Rows", "StackAssembly"]
+__all__ = ["ConvertedBatch", "Rows", "StackAssembly", "rejects_of", "unusable_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,10 +167,12 @@ class _StackUnderWay:
     def finish(self) -> None:
         """Write the stack without unusable images, or raise."""
         usable = np.array([not reason for reason in self._unusable])
-        rejected = self._rejected()
+        rows = np.arange(self._planned.start, self._planned.stop)
+        rejected = rejects_of(self._plan.table, rows, self._unusable)
         if rejected and self._plan.options.on_bad_image == "error":
-            raise _unusable_images(self._plan, rejected)
-        rows = np.arange(self._planned.start, self._planned.stop)[usable]
+            remedy = "Leave them out with --on-bad-image skip (on_bad_image='skip'). Complete "
+            raise unusable_images(self._plan.table, rejected, remedy + "stacks are kept.")
+        rows = rows[usable]
         with ExitStack() as drafts:
             draft = drafts.enter_context(self._draft_of(usable)) if len(rows) else None
             table = self._plan.table.take(rows)
@@ -183,19 +186,6 @@ class _StackUnderWay:
                     plots=self._plots(rows) if len(rows) else {},
                 )
             )
-
-    def _rejected(self) -> tuple[Reject, ...]:
-        table, start = self._plan.table, self._planned.start
-        return tuple(
-            (
-                int(table.metadata_index[row]),
-                int(table.source_row[row]),
-                table.image_name(row),
-                reason,
-            )
-            for row, reason in enumerate(self._unusable, start)
-            if reason
-        )
 
     def _draft_of(self, usable: np.ndarray) -> TensorDraft:
         if usable.all():
@@ -226,13 +216,59 @@ class _StackUnderWay:
         return dict(zip(OutputLayout.plot_names(self._planned.index), drawn, strict=True))
 
 
-def _unusable_images(plan: ConversionPlan, rejected: Sequence[Reject]) -> ImageError:
+def rejects_of(
+    table: ParticleTable, rows: np.ndarray, reasons: Sequence[str]
+) -> tuple[Reject, ...]:
+    """Name the images that have no transform.
+
+    Parameters
+    ----------
+    table
+        That the images are of.
+    rows
+        Positions in it.
+    reasons
+        Why each of these has none; empty where it has one.
+
+    Returns
+    -------
+    tuple of Reject
+        One for each reason.
+    """
+    return tuple(
+        (
+            int(table.metadata_index[row]),
+            int(table.source_row[row]),
+            table.image_name(int(row)),
+            reason,
+        )
+        for row, reason in zip(rows, reasons, strict=True)
+        if reason
+    )
+
+
+def unusable_images(table: ParticleTable, rejected: Sequence[Reject], remedy: str) -> ImageError:
+    """Make the error that names images that have no transform.
+
+    Parameters
+    ----------
+    table
+        That the images are of.
+    rejected
+        From `rejects_of`.
+    remedy
+        What the user can do.
+
+    Returns
+    -------
+    ImageError
+        To be raised.
+    """
     return ImageError(
         Problem(
             message=f"{counted(len(rejected), 'image')} cannot be transformed",
-            remedy="Leave them out with --on-bad-image skip (on_bad_image='skip'). Complete stacks "
-            "are kept.",
-            file=", ".join(plan.table.metadata_files),
+            remedy=remedy,
+            file=", ".join(table.metadata_files),
             places=LazyPlaces(
                 len(rejected),
                 lambda i: f"row {rejected[i][1]}: {rejected[i][2]} ({rejected[i][3]})",
