@@ -236,33 +236,42 @@ def interpolate(grid, first, weight_y, weight_x, sign, has_opposites, out):
 
 @_compiled
 @no_type_check
-def scale_to_unit_power(polar_images, shell_weight, power):
+def scale_to_unit_power(polar_images, n_angles, has_opposites, shell_weight, power):
     """Divide polar images by their norms.
 
     Parameters
     ----------
     polar_images
         (n_images, n_shells, complex numbers of a shell): scaled in place.
+    n_angles
+        Angles that are there.
+    has_opposites
+        Whether as many follow, to be filled with the conjugates.
     shell_weight
         float64, (n_shells,): weight of a point in an integral.
     power
         float64, (n_images,): gets the integrals of |F|² before.
     """
-    n_values = _U(polar_images.shape[2])
+    n_angles = _U(n_angles)
     for image in range(polar_images.shape[0]):
         total = 0.0
         for shell in range(shell_weight.size):
             line = polar_images[image, shell]
             of_shell = line[0] * line[0]
-            for i in range(_U(1), n_values):
+            for i in range(_U(1), _U(2) * n_angles):
                 of_shell += line[i] * line[i]
             total += shell_weight[shell] * of_shell
-        power[image] = total
-        factor = polar_images.dtype.type(1 / np.sqrt(total))
+        power[image] = 2 * total if has_opposites else total
+        factor = polar_images.dtype.type(1 / np.sqrt(power[image]))
         for shell in range(shell_weight.size):
             line = polar_images[image, shell]
-            for i in range(n_values):
+            for i in range(_U(2) * n_angles):
                 line[i] *= factor
+            if has_opposites:
+                opposite = line[2 * n_angles :]
+                for i in range(n_angles):
+                    opposite[_U(2) * i] = line[_U(2) * i]
+                    opposite[_U(2) * i + _U(1)] = -line[_U(2) * i + _U(1)]
 
 
 _SINE = tuple(

@@ -115,7 +115,11 @@ class PolarTransform:
         Tensor
             (n_images, n_shells, n_inplanes) of `complex_dtype`.
         """
-        return self._in_parts(images, out, n_threads, self._transform_few)
+
+        def transform_few(few: Tensor, polar_images: Tensor, _part: slice) -> None:
+            self._steps.interpolate(self._half_transform(few), polar_images)
+
+        return self._in_parts(images, out, n_threads, transform_few)
 
     def with_unit_power(
         self,
@@ -140,8 +144,8 @@ class PolarTransform:
         power = torch.empty(images.shape[0], dtype=torch.float64, device=self.device)
 
         def transform_few(few: Tensor, polar_images: Tensor, part: slice) -> None:
-            self._transform_few(few, polar_images, part)
-            power[part] = self._steps.scale_to_unit_power(polar_images, self.polar)
+            half = self._half_transform(few)
+            power[part] = self._steps.interpolate_to_unit_power(half, polar_images, self.polar)
 
         return self._in_parts(images, out, n_threads, transform_few), power
 
@@ -169,8 +173,9 @@ class PolarTransform:
                 list(workers.map(lambda part: transform_few(images[part], out[part], part), parts))
         return out
 
-    def _transform_few(self, images: Tensor, out: Tensor, _part: slice) -> None:
-        self._steps.interpolate(torch.fft.rfft2(self._steps.pad(images, self._side)), out)
+    def _half_transform(self, images: Tensor) -> Tensor:
+        half: Tensor = torch.fft.rfft2(self._steps.pad(images, self._side))
+        return half
 
 
 class _OnProcessor:
@@ -188,8 +193,8 @@ class _OnProcessor:
             points.weight_y.astype(real),
             np.repeat(points.weight_x, 2, axis=1).astype(real),
             np.where(points.is_conjugate, -1, 1).astype(real),
-            points.has_opposites,
         )
+        self._n_angles, self._has_opposites = len(points.is_conjugate), points.has_opposites
         grid_bytes = real.itemsize * self._shape[0] * self._shape[1]
         self.n_at_once = max(1, _CACHE_BYTES // grid_bytes)
         self._of_thread = threading.local()
@@ -208,16 +213,28 @@ class _OnProcessor:
         return torch.from_numpy(padded)
 
     def interpolate(self, half: Tensor, out: Tensor) -> None:
-        values = torch.view_as_real(half).flatten(-2).numpy()
+        self._interpolate(half, _real_values(out), has_opposites=self._has_opposites)
+
+    def interpolate_to_unit_power(self, half: Tensor, out: Tensor, polar: PolarGrid) -> Tensor:
+        # The opposite angles are filled in when the norm is known
+        values, power = _real_values(out), torch.empty(len(out), dtype=torch.float64)
+        self._interpolate(half, values, has_opposites=False)
+        compiled.scale_to_unit_power(
+            values, self._n_angles, self._has_opposites, polar.point_weight_shells, power.numpy()
+        )
+        return power
+
+    def _interpolate(self, half: Tensor, out: np.ndarray, *, has_opposites: bool) -> None:
+        values = _real_values(half)
         grid = self._scratch("grid", len(values), *self._shape)
         compiled.fill_margins(values, *self._sources, self._margin, grid)
-        compiled.interpolate(grid, *self._table, torch.view_as_real(out).flatten(-2).numpy())
+        compiled.interpolate(grid, *self._table, has_opposites, out)
 
-    def scale_to_unit_power(self, polar_images: Tensor, polar: PolarGrid) -> Tensor:
-        power = torch.empty(len(polar_images), dtype=torch.float64)
-        values = torch.view_as_real(polar_images).flatten(-2).numpy()
-        compiled.scale_to_unit_power(values, polar.point_weight_shells, power.numpy())
-        return power
+
+def _real_values(values: Tensor) -> np.ndarray:
+    """View of complex numbers whose last axis alternates real and imaginary parts."""
+    real: np.ndarray = torch.view_as_real(values).flatten(-2).numpy()
+    return real
 
 
 class _OnDevice:
@@ -261,10 +278,11 @@ class _OnDevice:
         if self._points.has_opposites:
             out[:, :, n_angles:] = out[:, :, :n_angles].conj()
 
-    def scale_to_unit_power(self, polar_images: Tensor, polar: PolarGrid) -> Tensor:
-        values = torch.view_as_real(polar_images)
+    def interpolate_to_unit_power(self, half: Tensor, out: Tensor, polar: PolarGrid) -> Tensor:
+        self.interpolate(half, out)
+        values = torch.view_as_real(out)
         shell_norms = torch.linalg.vector_norm(values.flatten(-2), dim=-1).to(torch.float64)
-        weights = torch.as_tensor(polar.point_weight_shells, device=polar_images.device)
+        weights = torch.as_tensor(polar.point_weight_shells, device=out.device)
         power: Tensor = shell_norms.square() @ weights
         values *= power.rsqrt().to(values.dtype)[:, None, None, None]
         return power
