@@ -214,7 +214,7 @@ def test_batches_come_in_row_order_however_work_is_cut(
     table = relion_table(build)
     expected = joined(iter_polar(table))
     n_bytes = ImageDescriptor.from_individual_values(12, 2.0).polar_image_bytes
-    monkeypatch.setattr(dataset, "_PART_BYTES", n_in_part * n_bytes)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", n_in_part * n_bytes)
     batches = list(iter_polar(table, batch_size=batch_size))
     assert [len(batch.row) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert joined(batches).row.tolist() == list(range(len(table)))
@@ -258,8 +258,8 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it(
 ) -> None:
     """Batches that are dropped take turns in a few places; what is kept of others stays."""
     table = relion_table(build)
-    monkeypatch.setattr(dataset, "n_usable_cores", lambda: 2)
-    monkeypatch.setattr(dataset, "_PART_BYTES", 1)
+    monkeypatch.setattr("cryolike.conversion.run.n_usable_cores", lambda: 2)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 1)
     rows = np.tile(np.arange(len(table)), 4)
     places = {
         batch.images.data_ptr() for batch in iter_polar(table, rows=rows, batch_size=1, ctf=False)
@@ -297,8 +297,8 @@ def test_few_batches_are_under_way(build: SetBuilder, monkeypatch: pytest.Monkey
         return read_rows(*arguments)
 
     monkeypatch.setattr(dataset, "read_rows", counting)
-    monkeypatch.setattr(dataset, "n_usable_cores", lambda: 2)
-    monkeypatch.setattr(dataset, "_PART_BYTES", 1)
+    monkeypatch.setattr("cryolike.conversion.run.n_usable_cores", lambda: 2)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 1)
     with iter_polar(table, rows=np.tile(np.arange(len(table)), 10), batch_size=1) as batches:
         for n_taken in range(1, 6):
             next(batches)
@@ -317,8 +317,8 @@ def test_closing_reads_nothing_more(build: SetBuilder, monkeypatch: pytest.Monke
         return read_rows(*arguments)
 
     monkeypatch.setattr(dataset, "read_rows", slow)
-    monkeypatch.setattr(dataset, "n_usable_cores", lambda: 6)
-    monkeypatch.setattr(dataset, "_PART_BYTES", 1)
+    monkeypatch.setattr("cryolike.conversion.run.n_usable_cores", lambda: 6)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 1)
     with iter_polar(relion_table(build), batch_size=1) as batches:
         next(batches)
     assert n_read < 5  # of 8 under way
@@ -431,7 +431,7 @@ def test_only_batches_before_a_bad_image_come_out(
     """An error comes in its place in the order of rows."""
     table = relion_table(build)
     blank_row(table, 9)
-    monkeypatch.setattr(dataset, "_PART_BYTES", 1)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 1)
     batches = iter_polar(table, batch_size=3)
     assert joined(next(batches) for _ in range(3)).row.tolist() == list(range(9))
     with pytest.raises(ImageError, match="row 9: "):
@@ -445,7 +445,7 @@ def test_bad_images_can_be_skipped(build: SetBuilder, monkeypatch: pytest.Monkey
     for row in (0, 6, 7, 8):
         blank_row(table, row)
     n_bytes = ImageDescriptor.from_individual_values(12, 2.0).polar_image_bytes
-    monkeypatch.setattr(dataset, "_PART_BYTES", 3 * n_bytes)
+    monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 3 * n_bytes)
     batches = iter_polar(table, batch_size=3, options=ConvertOptions(on_bad_image="skip"))
     assert batches.rejects == ()
     taken = list(batches)

@@ -35,15 +35,9 @@ from cryolike.io.mrc import StackReader
 from cryolike.particles import ParticleTable
 from cryolike.physics.ctf import CtfParameters, ctf_on_polar_grid
 from cryolike.store.writer import Reject
-from cryolike.threads import n_usable_cores, single_threaded_workers
+from cryolike.threads import single_threaded_workers
 
 __all__ = ["ParticleDataset", "PolarBatches", "PolarImages", "iter_polar"]
-
-_PART_BYTES = 16 * 2**20
-"""Polar images that one thread makes at a time."""
-
-_DEVICE_PART_BYTES = 256 * 2**20
-"""The same on a GPU, which is idle between parts."""
 
 
 class PolarImages(NamedTuple):
@@ -348,6 +342,8 @@ class _RowConverter:
         self._contrast_factor = contrast_factors(plan)
         self._parameters = CtfParameters.from_table(plan.table) if has_ctf else None
 
+        self.n_workers, self.n_in_part = self._convert.n_workers, self._convert.n_in_batch
+
     @property
     def device(self) -> torch.device:
         return self._convert.transform.device
@@ -417,10 +413,7 @@ def _batches(
     convert: _RowConverter, rows: np.ndarray, batch_size: int, rejected: list[Reject]
 ) -> Generator[PolarImages]:
     """Yield batches, a few groups of them ahead; collect what is skipped in `rejected`."""
-    plan, on_processor = convert.plan, convert.device.type == "cpu"
-    n_workers = n_usable_cores() if on_processor else 1
-    part_bytes = _PART_BYTES if on_processor else _DEVICE_PART_BYTES
-    n_in_part = max(1, part_bytes // plan.descriptor.polar_image_bytes)
+    plan, n_workers, n_in_part = convert.plan, convert.n_workers, convert.n_in_part
     n_in_group = batch_size * max(1, n_in_part // batch_size)
     n_parts = math.ceil(n_in_group / n_in_part)
     # While the caller has one group, others keep all threads at work, and one waits

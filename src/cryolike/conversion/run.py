@@ -120,11 +120,22 @@ class ImageConverter:
         Its descriptor and options count.
     device
         Where the transform runs.
+
+    Attributes
+    ----------
+    n_workers : int
+        How many threads should convert at a time.
+    n_in_batch : int
+        How many images each of them should be given at once.
     """
 
     def __init__(self, plan: ConversionPlan, device: str | torch.device = "cpu") -> None:
         self._options = plan.options
         self.transform = PolarTransform.of_descriptor(plan.descriptor, device)
+        on_processor = self.transform.device.type == "cpu"
+        batch_bytes = _BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES
+        self.n_workers = n_usable_cores() if on_processor else 1
+        self.n_in_batch = max(1, batch_bytes // plan.descriptor.polar_image_bytes)
 
     def __call__(
         self, images: torch.Tensor, contrast_factor: np.ndarray, out: torch.Tensor
@@ -274,12 +285,8 @@ class _Pipeline:
         self._plan, self._run, self._reader = plan, run, reader
         self._converter, self._progress = converter, progress
         self._factor = contrast_factors(plan)
-        on_processor = converter.transform.device.type == "cpu"
-        self._n_workers = n_usable_cores() if on_processor else 1
         box = plan.headers[0].box_px
         self._n_read = max(1, _READ_BYTES // (box * box * 4))
-        batch_bytes = _BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES
-        self._n_in_batch = max(1, batch_bytes // plan.descriptor.polar_image_bytes)
         self._under_way: deque[tuple[Rows, torch.Tensor, Future[None]]] = deque()
         self._n_done = 0
 
@@ -293,20 +300,21 @@ class _Pipeline:
             for stack in todo
             for chunk in Rows(stack=stack, start=stack.start, stop=stack.stop).split(self._n_read)
         ]
+        n_in_batch = self._converter.n_in_batch
         stacks = StackAssembly(self._plan, self._run, self._converter.transform.complex_dtype)
         with (
             stacks,
             ThreadPoolExecutor(1) as reading,
             ThreadPoolExecutor(1) as writing,
-            single_threaded_workers(self._n_workers) as working,
+            single_threaded_workers(self._converter.n_workers) as working,
         ):
             try:
                 ahead = [reading.submit(self._read, chunk) for chunk in chunks[:1]]
                 for i, chunk in enumerate(chunks):
                     images = torch.from_numpy(ahead.pop().result())
                     ahead += [reading.submit(self._read, c) for c in chunks[i + 1 : i + 2]]
-                    parts = chunk.split(self._n_in_batch)
-                    for rows, few in zip(parts, torch.split(images, self._n_in_batch), strict=True):
+                    parts = chunk.split(n_in_batch)
+                    for rows, few in zip(parts, torch.split(images, n_in_batch), strict=True):
                         buffer = self._free_buffer()
                         polar_images = buffer[: len(rows)]
                         factor = self._factor[rows.start : rows.stop]
@@ -321,10 +329,10 @@ class _Pipeline:
 
     def _free_buffer(self) -> torch.Tensor:
         """Memory for polar images: new at first, then that of the oldest batch."""
-        if len(self._under_way) == self._n_workers + _N_WAITING:
+        if len(self._under_way) == self._converter.n_workers + _N_WAITING:
             return self._finish_oldest()
         polar = self._plan.descriptor.polar_grid
-        shape = (self._n_in_batch, polar.n_shells, polar.n_inplanes)
+        shape = (self._converter.n_in_batch, polar.n_shells, polar.n_inplanes)
         return torch.empty(shape, dtype=self._converter.transform.complex_dtype)
 
     def _finish_oldest(self) -> torch.Tensor:
