@@ -21,17 +21,26 @@ _N_AT_ONCE = 32
 
 
 def run(
-    n_pixels: int = 128, n_images: int = 2048, n_runs: int = 3, *, has_targets: bool = True
+    n_pixels: int = 128,
+    n_images: int = 2048,
+    n_runs: int = 3,
+    *,
+    settings: finufft_ways.Settings | None = None,
+    has_targets: bool = True,
 ) -> list[Comparison]:
-    """Compare on the default grid in single precision, all images and results in memory."""
+    """Compare on the default grid in single precision, all images and results in memory.
+
+    Without settings of finufft, the best are found first.
+    """
     descriptor = ImageDescriptor.from_individual_values(n_pixels, PIXEL_SIZE_A)
     transform, polar = PolarTransform.of_descriptor(descriptor), descriptor.polar_grid
     images = noise(n_images, n_pixels)
     out = torch.zeros((n_images, polar.n_shells, polar.n_inplanes), dtype=torch.complex64)
     few = images[: max(1, n_images // 32)].numpy()
 
-    print(f"settings of finufft for {n_pixels} pixels:")
-    settings = finufft_ways.best_settings(descriptor, images[:_N_TRIED].numpy())
+    if settings is None:
+        print(f"settings of finufft for {n_pixels} pixels:")
+        settings = finufft_ways.best_settings(descriptor, images[:_N_TRIED].numpy())
     packed = finufft_ways.PackedFinufft(descriptor, settings)
     packed_out = np.zeros(out.shape, dtype=np.complex64)
 

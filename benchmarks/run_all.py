@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [TABLE_HEAD]
     for name in given.only or BENCHMARKS:
         print(f"--- {name}", flush=True)
-        rows += [table_row(comparison) for comparison in BENCHMARKS[name](n_runs=given.runs)]
+        done = [table_row(comparison) for comparison in BENCHMARKS[name](n_runs=given.runs)]
+        print("\n".join(done), flush=True)
+        rows += done
     table = "\n".join(rows)
     print(table)
     if given.only is None:

@@ -23,7 +23,7 @@ from cryolike.physics.preprocess import central_disc_contrast, downsample, norma
 from cryolike.store.layout import OutputLayout
 from cryolike.store.manifest import InputRecord, RunHeader, checksum_of_rows
 from cryolike.store.metadata import ImageStatistics
-from cryolike.store.writer import RunFolder, check_free_space
+from cryolike.store.writer import CHOOSE_ANOTHER, RunFolder, check_free_space, writing
 from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["ConversionReport", "ImageConverter", "convert", "resolve_device"]
@@ -241,7 +241,8 @@ def convert(
             "each other: choose one."
         )
     layout = OutputLayout(folder)
-    _refuse_overwriting_sources(plan, layout)
+    with writing(folder, CHOOSE_ANOTHER):
+        _refuse_overwriting_sources(plan, layout)
     # Whatever can fail does so before results of an earlier run are touched
     converter = ImageConverter(plan, resolve_device(device))
     check_free_space(folder, _bytes_needed(plan, layout))

@@ -52,6 +52,8 @@ __all__ = [
 Reject = tuple[int, int, str, str]
 """A row left out: (metadata file, source row, image name, reason)."""
 
+CHOOSE_ANOTHER = "Choose another output folder, or make room there and ask for permission to write."
+
 RESUME_HINT = (
     "Complete stacks are kept: run the same command again with --resume (skip_exist=True)."
 )
@@ -206,7 +208,7 @@ class RunFolder:
         self._made_folder = not self.layout.folder.exists()
         self._made_wip = not self.layout.wip.exists()
         try:
-            with writing(self.layout.folder):
+            with writing(self.layout.folder, CHOOSE_ANOTHER if self._made_wip else RESUME_HINT):
                 self.layout.wip.mkdir(parents=True, exist_ok=True)
                 self._lock = _acquire_lock(self.layout.wip_lock)
             if not (self._skip_exist or self._overwrite):
@@ -567,8 +569,16 @@ def check_free_space(folder: Path, n_bytes: int) -> None:
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn what the system says while writing into one clear error."""
+def writing(target: Path, advice: str = RESUME_HINT) -> Iterator[None]:
+    """Turn what the system says while writing into one clear error.
+
+    Parameters
+    ----------
+    target
+        What is written.
+    advice
+        What the user can do.
+    """
     try:
         yield
     except (FolderInUseError, OutputError):
@@ -583,7 +593,7 @@ def writing(target: Path) -> Iterator[None]:
             errno.EACCES: "no permission",
             errno.EROFS: "the file system is read-only",
         }.get(number or 0, getattr(error, "strerror", None) or str(error))
-        msg = f"{target} cannot be written: {reason}. {RESUME_HINT}"
+        msg = f"{target} cannot be written: {reason}. {advice}"
         raise OutputError(msg) from error
 
 
