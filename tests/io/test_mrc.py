@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
+import resource
 import shutil
 import struct
 import tempfile
@@ -1073,3 +1074,21 @@ def test_files_of_other_programs(
 def test_broken_files_of_other_programs(shared_data: Path, name: str, words: str) -> None:
     """What cannot be used is refused for the right reason."""
     assert words in error_of(shared_data / name)
+
+
+def test_readers_share_the_files_that_may_be_open(tmp_path: Path) -> None:
+    """Two readers of more stacks than may be open at a time read them all."""
+    headers = [read_stack_header(write_stack(tmp_path / f"{i}.mrcs")) for i in range(40)]
+    expected = read_all(tmp_path / "0.mrcs")[:1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 24, hard))
+    try:
+        with StackReader(30) as one, StackReader(30) as other:
+            for header in headers:
+                for reader in (one, other):
+                    out = np.empty((1, BOX_PX, BOX_PX), np.float32)
+                    reader.read(header, np.array([0]), out)
+                    np.testing.assert_array_equal(out, expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryolike.descriptor import ImageDescriptor, Precision
+from cryolike.errors import UsageError
 from cryolike.grids import CartesianGrid2D, PolarGrid
 from cryolike.physics.polar import PolarTransform, _OnDevice
 
@@ -234,3 +235,37 @@ def test_grids_must_be_within_nyquist() -> None:
     """A descriptor whose shells pass Nyquist is refused."""
     with pytest.raises(ValueError, match="beyond Nyquist"):
         ImageDescriptor(CartesianGrid2D(16, 1.0), PolarGrid(5.0, 0.25, 32), Precision.SINGLE, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((2, 12, 12), torch.float32),
+        ((2, 20, 20), torch.float32),
+        ((2, 16, 16), torch.float64),
+    ],
+)
+def test_images_of_another_kind_are_refused(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """They would be read where there are none."""
+    with pytest.raises(UsageError, match="16×16 pixels"):
+        make_transform(16, "single")(torch.zeros(shape, dtype=dtype))
+
+
+def test_results_must_fit_where_they_go() -> None:
+    """Fewer angles, another precision and every second number of something are refused."""
+    transform = make_transform(16, "single")
+    images = random_images(transform)
+    shape = (3, transform.polar.n_shells, transform.polar.n_inplanes)
+    for out in (
+        torch.empty((3, shape[1], shape[2] - 2), dtype=torch.complex64),
+        torch.empty(shape, dtype=torch.complex128),
+        torch.empty((*shape[:2], 2 * shape[2]), dtype=torch.complex64)[:, :, ::2],
+    ):
+        with pytest.raises(UsageError, match="out must be contiguous"):
+            transform(images, out=out)
+
+
+def test_points_beyond_nyquist_are_refused() -> None:
+    """Also where no descriptor has looked."""
+    with pytest.raises(UsageError, match="Nyquist"):
+        PolarTransform(CartesianGrid2D(16, 1.0), PolarGrid(5.0, 0.25, 32))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from cryolike.store.manifest import checksum_of_file
 from cryolike.store.tensor_file import TensorFile
@@ -68,3 +70,18 @@ def test_values_must_be_as_many_as_promised(tmp_path: Path) -> None:
             file.finish("a.pt")
         with pytest.raises(ValueError, match="320 bytes more than the tensor has"):
             file.append(values[:2].numpy())
+
+
+def test_tensor_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system does not even promise as much memory, the file is the same."""
+    tensor = some_tensor(20)
+    expected = write(tmp_path / "a.pt", tensor, 7)
+    empty = torch.empty
+
+    def refuse(*sizes: Any, **keywords: Any) -> torch.Tensor:
+        if not isinstance(result := empty(*sizes, **keywords), FakeTensor):
+            raise RuntimeError("can't allocate memory")  # noqa: TRY004
+        return result
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    assert write(tmp_path / "b.pt", tensor, 7) == expected

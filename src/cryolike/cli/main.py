@@ -66,5 +66,6 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the program."""
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as where a script runs it with &
+        signal.signal(signal.SIGINT, _interrupt)
     app()

@@ -174,7 +174,7 @@ class _StackUnderWay:
             raise unusable_images(self._plan.table, rejected, remedy + "stacks are kept.")
         rows = rows[usable]
         with ExitStack() as drafts:
-            draft = drafts.enter_context(self._draft_of(usable)) if len(rows) else None
+            draft = self._draft_of(usable, drafts) if len(rows) else None
             table = self._plan.table.take(rows)
             self._run.write_stack(
                 StackContent(
@@ -187,10 +187,11 @@ class _StackUnderWay:
                 )
             )
 
-    def _draft_of(self, usable: np.ndarray) -> TensorDraft:
+    def _draft_of(self, usable: np.ndarray, drafts: ExitStack) -> TensorDraft:
+        """Give the draft of the usable images; a new one is closed with `drafts`."""
         if usable.all():
             return self._draft
-        fewer = self._new_draft(int(usable.sum()), ".usable")
+        fewer = drafts.enter_context(self._new_draft(int(usable.sum()), ".usable"))
         for position in np.flatnonzero(usable):
             fewer.append(self._draft.read(int(position)))
         return fewer

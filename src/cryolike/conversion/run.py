@@ -443,7 +443,10 @@ def _bytes_needed(plan: ConversionPlan, layout: OutputLayout) -> int:
     names = (layout.tensor_name(stack.index) for stack in plan.stacks)
     present = (layout.path(name) for name in names)
     freed = sum(path.stat().st_size for path in present if path.is_file())
-    return max(0, plan.n_images * plan.descriptor.polar_image_bytes - freed)
+    n_images = plan.n_images
+    if plan.options.on_bad_image == "skip":  # a stack with bad images is written once more
+        n_images += max((stack.stop - stack.start for stack in plan.stacks), default=0)
+    return max(0, n_images * plan.descriptor.polar_image_bytes - freed)
 
 
 def _refuse_overwriting_sources(plan: ConversionPlan, layout: OutputLayout) -> None:
@@ -470,7 +473,7 @@ def _dark_protein_notice(plan: ConversionPlan, reader: StackReader) -> tuple[Not
     than 4 standard errors below 0.
     """
     box = plan.headers[0].box_px
-    n_sample = min(_N_SAMPLE, len(plan.table), max(1, _READ_BYTES // (box * box * 4)))
+    n_sample = min(_N_SAMPLE, len(plan.table), max(_N_SAMPLE_LEAST, _READ_BYTES // (box * box * 4)))
     rows = np.linspace(0, len(plan.table) - 1, n_sample).astype(np.int64)
     images = torch.from_numpy(read_rows(plan, reader, rows))
     contrast = central_disc_contrast(images).numpy() * contrast_factors(plan)[rows]

@@ -6,6 +6,7 @@ takes from the header, as `cryolike.io.mrc_header.read_stack_header` gives it.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -218,7 +219,16 @@ class StackReader:
             file.n_users += 1
             files.close_idle()
         try:
-            yield file.descriptor(header, self._scratch_folder)
+            try:
+                descriptor = file.descriptor(header, self._scratch_folder)
+            except StackError as error:
+                if not _is_out_of_files(error):
+                    raise
+                with self._lock:
+                    self._plain.close_half()
+                    self._decompressed.close_half()
+                descriptor = file.descriptor(header, self._scratch_folder)
+            yield descriptor
         finally:
             with self._lock:
                 file.n_users -= 1
@@ -237,6 +247,11 @@ class _OpenFiles:
         self._files.move_to_end(key)
         return file
 
+    def close_half(self) -> None:
+        """Keep fewer files from now on: others in this process want some too."""
+        self.limit = max(1, min(self.limit, len(self._files)) // 2)
+        self.close_idle()
+
     def close_idle(self) -> None:
         """Close files that nobody uses beyond the limit."""
         n_too_many = len(self._files) - self.limit
@@ -244,6 +259,12 @@ class _OpenFiles:
             idle = [key for key, file in self._files.items() if file.n_users == 0]
             for key in idle[:n_too_many]:
                 self._files.pop(key).close()
+
+
+def _is_out_of_files(error: StackError) -> bool:
+    """Whether a stack could not be opened because too many files are open."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _most_open_files() -> int:

@@ -15,15 +15,9 @@ from scipy.special import i0e
 
 from cryolike.grids import PolarGrid
 
-__all__ = ["KERNEL_WIDTH", "KaiserBessel", "PolarPoints", "padded_side"]
+__all__ = ["KaiserBessel", "PolarPoints", "padded_side"]
 
 _PADDING = 1.5
-
-KERNEL_WIDTH = {32: 8, 64: 16}
-"""Points that the kernel spans, by bits of a real number: errors of 1.3e-6 and 1e-12.
-
-Powers of two, so that a row of them fills vectors of the processor.
-"""
 
 
 @dataclass(frozen=True)

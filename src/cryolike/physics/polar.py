@@ -21,9 +21,11 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryolike.descriptor import ImageDescriptor, Precision
+from cryolike.errors import UsageError
 from cryolike.grids import CartesianGrid2D, PolarGrid
 from cryolike.physics import compiled
-from cryolike.physics.gridding import KERNEL_WIDTH, KaiserBessel, PolarPoints, padded_side
+from cryolike.physics.compiled import KERNEL_WIDTH
+from cryolike.physics.gridding import KaiserBessel, PolarPoints, padded_side
 from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["PolarTransform"]
@@ -59,6 +61,9 @@ class PolarTransform:
     ) -> None:
         self.pixels, self.polar, self.precision = pixels, polar, Precision(precision)
         self.device = torch.device(device)
+        if polar.radius_max > pixels.side_px / 4 * (1 + 1e-9):
+            msg = f"radius_max is {polar.radius_max:g}; Nyquist is at {pixels.side_px / 4:g}."
+            raise UsageError(msg)
         width = KERNEL_WIDTH[32 if self.precision is Precision.SINGLE else 64]
         n, self._side = pixels.side_px, padded_side(pixels.side_px, width)
         kernel = KaiserBessel(width, self._side / n)
@@ -105,7 +110,7 @@ class PolarTransform:
         images
             Rows are y, columns are x; (n_images, N, N), of `real_dtype`, on `device`.
         out
-            Where to put the result.
+            Where to put the result; contiguous.
         n_threads
             Threads to share the work among, on a processor; all cores that the process may use
             where it is not given. With 1 all is done in the calling thread.
@@ -157,9 +162,17 @@ class PolarTransform:
         transform_few: Callable[[Tensor, Tensor, slice], None],
     ) -> Tensor:
         """Work on as many images at once as suits the device, on as many threads as asked for."""
+        side = self.pixels.side_px
         shape = (images.shape[0], self.polar.n_shells, self.polar.n_inplanes)
         if out is None:
             out = torch.empty(shape, dtype=self.complex_dtype, device=self.device)
+        # Compiled code does not look where it reads and writes
+        if images.shape[1:] != (side, side) or images.dtype != self.real_dtype:
+            msg = f"images must be {self.real_dtype} of {side}×{side} pixels"
+            raise UsageError(msg)
+        if out.shape != shape or out.dtype != self.complex_dtype or not out.is_contiguous():
+            msg = f"out must be contiguous {self.complex_dtype} of shape {shape}"
+            raise UsageError(msg)
         n_at_once = self._steps.n_at_once
         parts = [slice(i, i + n_at_once) for i in range(0, len(images), n_at_once)]
         if n_threads is None:

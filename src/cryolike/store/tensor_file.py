@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO, Any, Self, cast
 import torch
 import xxhash
 from isal.isal_zlib import crc32
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cryolike.store.manifest import FileRecord
 
@@ -66,12 +68,8 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, shape: Sequence[int], dtype: torch.dtype) -> None:
-        # Memory that is never touched takes none
-        tensor = torch.empty(tuple(shape), dtype=dtype)
-        frame = _Frame()
-        with torch.serialization.skip_data():
-            torch.save(tensor, cast("IO[bytes]", frame))
-        self._n_rows, self._n_bytes = shape[0], tensor.nbytes
+        frame = _frame_around(tuple(shape), dtype)
+        self._n_rows, self._n_bytes = shape[0], math.prod(shape) * dtype.itemsize
         self._start, self._tail = len(frame.before), frame.after
         self._places_of_crc = _places_of_crc(frame.after)
         if frame.n_left_out != self._n_bytes:
@@ -143,6 +141,23 @@ class TensorFile:
             n_bytes=self._start + self._n_bytes + len(self._tail),
             xxh3_128=self._hash.hexdigest(),
         )
+
+
+def _frame_around(shape: tuple[int, ...], dtype: torch.dtype) -> _Frame:
+    """Have PyTorch write all of a file but the values."""
+    frame = _Frame()
+    file = cast("IO[bytes]", frame)
+    try:
+        # Memory that is never touched takes none
+        tensor = torch.empty(shape, dtype=dtype)
+    except RuntimeError:
+        # The system does not promise more than it has; tensors without memory take seconds to load
+        with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(torch.empty(shape, dtype=dtype), file)
+        return frame
+    with torch.serialization.skip_data():
+        torch.save(tensor, file)
+    return frame
 
 
 def _places_of_crc(tail: bytes | bytearray) -> tuple[int, int]:
