@@ -19,9 +19,11 @@ def run(
     """Compare with the stack in the system's cache; nothing is done with the batches."""
     with scratch_folder() as folder:
         plan = plan_of(one_stack_set(folder, n_images, n_pixels))
+        dataset = ParticleDataset(plan, ctf=False)
+        here = DataLoader(dataset, batch_size)
         # Processes of their own, which live as long as the loader
-        loader = DataLoader(
-            ParticleDataset(plan, ctf=False),
+        elsewhere = DataLoader(
+            dataset,
             batch_size,
             num_workers=n_usable_cores(),
             multiprocessing_context="spawn",
@@ -41,7 +43,8 @@ def run(
         *ways, transform = time_in_turn(
             way("iter_polar, polar images", lambda: iterate(ctf=False)),
             way("iter_polar, polar images and CTF", lambda: iterate(ctf=True)),
-            way("ParticleDataset by DataLoader, polar images", lambda: loader),
+            way("ParticleDataset by DataLoader in the same process", lambda: here),
+            way(f"the same in {n_usable_cores()} processes", lambda: elsewhere),
             transform_alone(plan.descriptor, n_images),
             n_runs=n_runs,
         )

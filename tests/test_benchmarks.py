@@ -62,7 +62,7 @@ FEW: dict[str, tuple[int, dict[str, Any]]] = {
     "bench_many_stacks": (2, {"n_pixels": 16, "n_images": 40, "n_stacks": 4}),
     "bench_few_rows": (3, {"n_pixels": 16, "n_stored": 400, "n_images": 20}),
     "bench_output": (2, {"n_pixels": 16, "n_images": 40}),
-    "bench_feeding": (3, {"n_pixels": 16, "n_images": 40, "batch_size": 7}),
+    "bench_feeding": (4, {"n_pixels": 16, "n_images": 40, "batch_size": 7}),
     "bench_gpu": (
         3,
         {"n_pixels": 16, "n_images": 40, "n_converted": 40, "n_copied": 10_000, "device": "cpu"},
