@@ -30,6 +30,8 @@ LAYERS = (
     "conversion",
     "dataset",
     "progress",
+    "templates",
+    "scoring",
     "wrappers",
     "demo",
     "cli",

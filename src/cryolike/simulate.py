@@ -20,6 +20,7 @@ import torch
 
 from cryolike.errors import OutputExistsError, Problem, UsageError
 from cryolike.physics.ctf import CtfParameters, ctf_on_pixels
+from cryolike.physics.rotations import rotation_matrices
 from cryolike.units import deg_from_rad
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "asymmetric_particle",
     "density_map",
     "project",
-    "rotation_matrices",
     "simulate_particles",
     "write_relion_set",
 ]
@@ -68,7 +68,9 @@ class BlobModel:
             raise ValueError(msg)
 
 
-def asymmetric_particle(radius_A: float, n_blobs: int = 60, seed: int = 0) -> BlobModel:
+def asymmetric_particle(
+    radius_A: float, n_blobs: int = 60, seed: int = 0, lobe_turn_rad: float = 0.0
+) -> BlobModel:
     """Make a particle without symmetry that differs from its mirror image.
 
     Two thirds of the Gaussians follow a helix wound around a bent axis; the others form three
@@ -82,11 +84,13 @@ def asymmetric_particle(radius_A: float, n_blobs: int = 60, seed: int = 0) -> Bl
         Number of Gaussians.
     seed
         Of their irregularities.
+    lobe_turn_rad
+        Turn the largest lobe about the z axis by this angle: the particle in another conformation.
 
     Returns
     -------
     BlobModel
-        Centred on its centre of mass.
+        Centred on its centre of mass, as it is where no lobe is turned.
     """
     rng = np.random.default_rng(seed)
     n_helix = n_blobs - n_blobs // 3
@@ -104,42 +108,13 @@ def asymmetric_particle(radius_A: float, n_blobs: int = 60, seed: int = 0) -> Bl
     weights = rng.uniform(0.7, 1.3, size=n_blobs)
     centres -= np.average(centres, axis=0, weights=weights)
     size = np.max(np.linalg.norm(centres, axis=1) + 3 * sigmas)
+    turned = n_helix + np.flatnonzero(lobe == 0)
+    # Coordinates in a frame that turns the other way
+    about_z = rotation_matrices(np.array([[-lobe_turn_rad, 0.0, 0.0]]))[0]
+    centres[turned] = centres[turned] @ about_z.T
     return BlobModel(
         centres_A=centres * (radius_A / size), sigmas_A=sigmas * (radius_A / size), weights=weights
     )
-
-
-def rotation_matrices(euler_rad: np.ndarray) -> np.ndarray:
-    """RELION's rotation matrices.
-
-    Parameters
-    ----------
-    euler_rad
-        Columns rot, tilt, psi, shape (n, 3).
-
-    Returns
-    -------
-    ndarray
-        A, shape (n, 3, 3); r' = A r takes the reference to the frame of the image.
-    """
-    rot, tilt, psi = euler_rad.T
-    about_y = np.zeros((len(tilt), 3, 3))
-    about_y[:, 0, 0] = about_y[:, 2, 2] = np.cos(tilt)
-    about_y[:, 2, 0] = np.sin(tilt)
-    about_y[:, 0, 2] = -about_y[:, 2, 0]
-    about_y[:, 1, 1] = 1
-    matrices: np.ndarray = _frame_rotation_about_z(psi) @ about_y @ _frame_rotation_about_z(rot)
-    return matrices
-
-
-def _frame_rotation_about_z(angle_rad: np.ndarray) -> np.ndarray:
-    """Coordinates in a frame turned about z, shape (n, 3, 3)."""
-    matrices = np.zeros((len(angle_rad), 3, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = np.cos(angle_rad)
-    matrices[:, 0, 1] = np.sin(angle_rad)
-    matrices[:, 1, 0] = -matrices[:, 0, 1]
-    matrices[:, 2, 2] = 1
-    return matrices
 
 
 def project(

@@ -1,0 +1,1 @@
+"""Comparison of images with templates: best poses and likelihoods."""

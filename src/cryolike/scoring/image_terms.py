@@ -1,0 +1,802 @@
+"""Terms of displaced images, compiled: what a search compares with the terms of templates.
+
+For a displacement δ an image I with CTF C counts as
+
+    J(k, θ) = I C exp(+2πi (2k/L)(δx cos θ + δy sin θ)),
+
+and its terms are those of the angular Fourier series of J in the basis of the templates. Sixteen
+displacements lie in the lanes of vectors, so that each step is arithmetic on whole vectors. Images
+are real: J(k, θ + π) is the conjugate of J(k, θ), and half of the circle suffices. The series is
+made by small matrix products from sums and differences of what is at θ and π − θ, and only where
+templates have power.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, no_type_check, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.polynomial import Chebyshev, Polynomial
+from torch import Tensor
+
+from cryolike.errors import UsageError
+from cryolike.physics.compiled import _compiled
+from cryolike.scoring.lanes import aligned_zeros
+from cryolike.scoring.template_terms import RadialBasis
+from cryolike.scoring.vectors import LANES, N_LANES, inline, load, spread, store
+from cryolike.threads import n_usable_cores, single_threaded_workers
+
+__all__ = ["ImageTerms", "TurnedPower"]
+
+_U = np.uint64
+"""Indices are unsigned, since numba would wrap signed ones, as Python does."""
+
+_N_SHELLS, _N_FREQUENCIES = 4, 4
+"""Shells and frequencies of which sums are made at once: as many as keep the processor busy."""
+
+_N_TERMS = 8
+"""The same for terms, which have two parts each."""
+
+_FLOATS = ir.VectorType(ir.FloatType(), N_LANES)
+_INTS = ir.VectorType(ir.IntType(32), N_LANES)
+_FLAGS = ("contract", "nsz")
+
+
+def _series(function: Callable[[Any], Any], degree: int) -> tuple[np.float32, ...]:
+    """Coefficients of the polynomial in r² that is nearest to a function of r up to ½."""
+    fit = Chebyshev.interpolate(lambda y: function(np.sqrt(y)), degree, domain=[0, 0.25])
+    return tuple(fit.convert(kind=Polynomial).coef.astype(np.float32))
+
+
+_COSINE = _series(lambda r: np.cos(np.pi * r), 5)
+_SINE = _series(lambda r: np.pi * np.sinc(r), 4)
+"""Of cos πr and sin πr / r; what they leave out is below 1e-8."""
+
+
+@no_type_check
+@intrinsic
+def _nearest_whole(typing_context, a, one):
+    """Round to whole numbers n, as (n, (−1)^n one)."""
+
+    def generate(context, builder, signature, arguments):
+        a, one = arguments
+        # Where a number is this large, its last bit counts ones
+        large = ir.Constant(_FLOATS, [1.5 * 2**23] * N_LANES)
+        shifted = builder.fadd(a, large)
+        sign = builder.shl(builder.bitcast(shifted, _INTS), ir.Constant(_INTS, [31] * N_LANES))
+        signed = builder.bitcast(builder.xor(sign, builder.bitcast(one, _INTS)), _FLOATS)
+        parts = [builder.fsub(shifted, large), signed]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(LANES, 2)(LANES, LANES), generate
+
+
+@no_type_check
+@intrinsic
+def _multiply_add(typing_context, a, b, c):
+    """Compute a·b + c, rounded once where the processor can do that."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        function = builder.module.declare_intrinsic("llvm.fmuladd.v16f32", (), kind)
+        return builder.call(function, arguments)
+
+    return LANES(LANES, LANES, LANES), generate
+
+
+@no_type_check
+def _sum_products(builder, n_rows, n_columns, number, vector, n):
+    """Emit a loop over j < n that sums number(j, i) · vector(j, c) for all i and c."""
+    count, zero = n.type, ir.Constant(_FLOATS, [0.0] * N_LANES)
+    before, loop = builder.block, builder.append_basic_block()
+    after = builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    j = builder.phi(count)
+    so_far = [[builder.phi(_FLOATS) for _ in range(n_columns)] for _ in range(n_rows)]
+    j.add_incoming(count(0), before)
+    columns = [vector(j, c) for c in range(n_columns)]
+    sums = []
+    for i, totals in enumerate(so_far):
+        factor = number(j, i)
+        products = [builder.fmul(factor, column, flags=_FLAGS) for column in columns]
+        pairs = zip(totals, products, strict=True)
+        sums.append([builder.fadd(*pair, flags=_FLAGS) for pair in pairs])
+    for totals, new_totals in zip(so_far, sums, strict=True):
+        for total, new_total in zip(totals, new_totals, strict=True):
+            total.add_incoming(zero, before)
+            total.add_incoming(new_total, loop)
+    following = builder.add(j, count(1))
+    j.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_unsigned("<", following, n), loop, after)
+    builder.position_at_end(after)
+    return sums
+
+
+def _products(most_rows: int, n_columns: int) -> Any:
+    """Make the product of a narrow matrix and vectors, all sums of which stay in registers."""
+
+    @no_type_check
+    def generate(context, builder, signature, arguments):
+        n_rows, _, first, step, _, row, row_step, n, _, to, to_step, to_column = arguments
+        matrix, vectors, out = (
+            context.make_helper(builder, signature.args[i], value=arguments[i]).data
+            for i in (1, 4, 8)
+        )
+
+        def place(pointer, *terms):
+            row = terms[0]
+            for term, factor in terms[1:]:
+                row = builder.add(row, builder.mul(term, factor))
+            where = builder.gep(pointer, [builder.mul(row, row.type(N_LANES))])
+            return builder.bitcast(where, _FLOATS.as_pointer())
+
+        def number(j, i):
+            where = builder.add(builder.add(first, builder.mul(j, step)), j.type(i))
+            undefined = ir.Constant(_FLOATS, ir.Undefined)
+            value = builder.load(builder.gep(matrix, [where]))
+            single = builder.insert_element(undefined, value, ir.IntType(32)(0))
+            return builder.shuffle_vector(single, undefined, ir.Constant(_INTS, [0] * N_LANES))
+
+        def vector(j, c):
+            one = j.type(1)
+            return builder.load(place(vectors, row, (j, row_step), (j.type(c), one)), align=4)
+
+        done = builder.append_basic_block()
+        choice = builder.switch(n_rows, done)
+        for chosen in range(1, most_rows + 1):
+            block = builder.append_basic_block()
+            choice.add_case(n_rows.type(chosen), block)
+            builder.position_at_end(block)
+            sums = _sum_products(builder, chosen, n_columns, number, vector, n)
+            for i, totals in enumerate(sums):
+                for c, total in enumerate(totals):
+                    where = place(out, to, (to.type(i), to_step), (to.type(c), to_column))
+                    builder.store(total, where, align=4)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    @no_type_check
+    @intrinsic
+    def multiply(
+        typing_context,
+        n_rows,
+        matrix,
+        first,
+        step,
+        vectors,
+        row,
+        row_step,
+        n,
+        out,
+        to,
+        to_step,
+        to_column,
+    ):
+        """Sum matrix[first + j·step + i] · (row `row` + j·row_step + c of vectors) over j < n.
+
+        What is for i < n_rows and column c goes to row to + i·to_step + c·to_column of `out`. Both
+        n and n_rows are at least 1.
+        """
+        u = types.uint64
+        return types.void(u, matrix, u, u, vectors, u, u, u, out, u, u, u), generate
+
+    return multiply
+
+
+_transform = _products(_N_FREQUENCIES, _N_SHELLS)
+_project = _products(_N_TERMS, 2)
+
+
+@inline
+@no_type_check
+def _turn(swing, row, slope, slope_rest, one):
+    """Cosine and sine of π · slope · swing, times one."""
+    high, low = load(swing, row), load(swing, row + _U(1))
+    whole, sign = _nearest_whole(slope * high, one)
+    # Exact but for what the factors have beyond single precision, which follows
+    rest = _multiply_add(slope, high, spread(np.float32(0)) - whole)
+    rest = _multiply_add(slope, low, _multiply_add(slope_rest, high, rest))
+    y = rest * rest
+    cosine = _multiply_add(y, spread(_COSINE[5]), spread(_COSINE[4]))
+    cosine = _multiply_add(y, cosine, spread(_COSINE[3]))
+    cosine = _multiply_add(y, cosine, spread(_COSINE[2]))
+    cosine = _multiply_add(y, cosine, spread(_COSINE[1]))
+    cosine = _multiply_add(y, cosine, spread(_COSINE[0]))
+    sine = _multiply_add(y, spread(_SINE[4]), spread(_SINE[3]))
+    sine = _multiply_add(y, sine, spread(_SINE[2]))
+    sine = _multiply_add(y, sine, spread(_SINE[1]))
+    sine = _multiply_add(y, sine, spread(_SINE[0]))
+    return cosine * sign, sine * (rest * sign)
+
+
+@inline
+@no_type_check
+def _fill_lanes(displacements_A, first, direction, swing, present):
+    """Find how far sixteen displacements go along each direction, Å, as float32 and what that lacks.
+
+    Lanes beyond the last displacement get 0, and 0 rather than 1 in `present`.
+    """
+    n_present = min(_U(displacements_A.shape[0]) - first, _U(N_LANES))
+    for lane in range(_U(N_LANES)):
+        present[lane] = np.float32(lane < n_present)
+    for angle in range(_U(direction.shape[1])):
+        cosine, sine, at = direction[0, angle], direction[1, angle], _U(2 * N_LANES) * angle
+        for lane in range(n_present):
+            delta = displacements_A[first + lane]
+            along = delta[0] * cosine + delta[1] * sine
+            high = np.float32(along)
+            swing[at + lane] = high
+            swing[at + _U(N_LANES) + lane] = np.float32(along - np.float64(high))
+        for lane in range(n_present, _U(N_LANES)):
+            swing[at + lane] = swing[at + _U(N_LANES) + lane] = np.float32(0)
+
+
+@inline
+@no_type_check
+def _displace_and_fold(weighted, slope, swing, one, first_shell, n_of_parity, folded):
+    """Displace some shells of an image; add and subtract what is at θ and π − θ.
+
+    Row (4·class + 2·part + parity)·n_half + j, counted in `_N_SHELLS`, of `folded` gets what the
+    real (part 0) and imaginary (1) parts at even (class 0) and odd q are made from. Angle numbers
+    are n_parities·j + parity.
+    """
+    n_angles = _U(weighted.shape[1])
+    n_parities, step = _U(n_of_parity.size), n_of_parity[0] * _U(_N_SHELLS)
+    zero = spread(np.float32(0))
+    for angle in range(n_angles // _U(2) + _U(1)):
+        opposite = n_angles - angle
+        to = angle % n_parities * step + angle // n_parities * _U(_N_SHELLS)
+        for i in range(_U(_N_SHELLS)):
+            k = first_shell + i
+            s, s_rest = spread(slope[k, 0]), spread(slope[k, 1])
+            cosine, sine = _turn(swing, _U(2) * angle, s, s_rest, one)
+            re, im = spread(weighted[k, angle, 0]), spread(weighted[k, angle, 1])
+            a, b = re * cosine - im * sine, re * sine + im * cosine
+            c, d = zero, zero
+            if angle > _U(0) and opposite > angle:
+                cosine, sine = _turn(swing, _U(2) * opposite, s, s_rest, one)
+                re, im = spread(weighted[k, opposite, 0]), spread(weighted[k, opposite, 1])
+                c, d = re * cosine - im * sine, re * sine + im * cosine
+            store(folded, to + i, a + c)
+            store(folded, to + i + _U(2) * step, a - c)
+            store(folded, to + i + _U(4) * step, b + d)
+            store(folded, to + i + _U(6) * step, b - d)
+
+
+@inline
+@no_type_check
+def _transform_class(odd, n_rows, dft, folded, n_of_parity, sums):
+    """Sum cosines and sines over even and over odd angle numbers, for some even or odd q."""
+    n_half = n_of_parity[0]
+    for part in range(_U(2)):
+        for parity in range(_U(n_of_parity.size)):
+            kind = _U(2) * part + parity
+            plane = (_U(4) * odd + kind) * n_half
+            for row in range(_U(0), n_rows, _U(_N_FREQUENCIES)):
+                few = min(n_rows - row, _U(_N_FREQUENCIES))
+                _transform(
+                    few,
+                    dft,
+                    plane * _U(dft.size) // (_U(8) * n_half) + row * n_half,
+                    _U(_N_FREQUENCIES),
+                    folded,
+                    plane * _U(_N_SHELLS),
+                    _U(_N_SHELLS),
+                    n_of_parity[parity],
+                    sums,
+                    (_U(4) * row + kind) * _U(_N_SHELLS),
+                    _U(4 * _N_SHELLS),
+                    _U(1),
+                )
+
+
+@inline
+@no_type_check
+def _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, series):
+    """Write the series of some shells at some even or odd q, and at `mirror` − q if not 0."""
+    for row in range(n_rows):
+        q = _U(2) * row + odd
+        for i in range(min(n_shells - shell, _U(_N_SHELLS))):
+            k, at = shell + i, _U(4 * _N_SHELLS) * row + i
+            re, re_odd = load(sums, at), load(sums, at + _U(_N_SHELLS))
+            im = load(sums, at + _U(2 * _N_SHELLS))
+            im_odd = load(sums, at + _U(3 * _N_SHELLS))
+            if k >= first_shell[q]:
+                to = _U(2) * (offset[q] + k - first_shell[q])
+                store(series, to, re + re_odd)
+                store(series, to + _U(1), im + im_odd)
+            if mirror and k >= first_shell[mirror - q]:
+                to = _U(2) * (offset[mirror - q] + k - first_shell[mirror - q])
+                if odd:
+                    store(series, to, re_odd - re)
+                    store(series, to + _U(1), im - im_odd)
+                else:
+                    store(series, to, re - re_odd)
+                    store(series, to + _U(1), im_odd - im)
+
+
+@_compiled
+@no_type_check
+def _terms(
+    weighted,
+    slope,
+    displacements_A,
+    direction,
+    dft,
+    n_of_parity,
+    last_q,
+    first_shell,
+    offset,
+    n_shells,
+    pieces,
+    rows,
+    swing,
+    present,
+    folded,
+    sums,
+    series,
+    out,
+):
+    """Compute the terms of one image for all displacements; arguments as their makers name them."""
+    n_angles, n_shells = _U(weighted.shape[1]), _U(n_shells)
+    n_blocks = (_U(displacements_A.shape[0]) + _U(N_LANES - 1)) // _U(N_LANES)
+    n_terms = _U(out.size // (2 * N_LANES)) // n_blocks
+    mirror = n_angles if n_of_parity.size == 2 else _U(0)
+    top = n_angles // _U(2) if mirror else n_angles
+    for block in range(n_blocks):
+        _fill_lanes(displacements_A, _U(N_LANES) * block, direction, swing, present)
+        one = load(present, _U(0))
+        for group in range(_U(last_q.size)):
+            if last_q[group] < 0:
+                continue
+            shell, last = group * _U(_N_SHELLS), min(_U(last_q[group]), top)
+            _displace_and_fold(weighted, slope, swing, one, shell, n_of_parity, folded)
+            for odd in range(_U(2)):
+                n_rows = (last + _U(2) - odd) // _U(2)
+                _transform_class(odd, n_rows, dft, folded, n_of_parity, sums)
+                _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, series)
+        for piece in range(_U(pieces.shape[0])):
+            q, few, first, term = pieces[piece]
+            _project(
+                few,
+                rows,
+                first,
+                few,
+                series,
+                _U(2) * offset[q],
+                _U(2),
+                n_shells - first_shell[q],
+                out,
+                block * n_terms + term,
+                _U(1),
+                n_blocks * n_terms,
+            )
+
+
+def _high_and_low(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split float64 into float32 and what that leaves."""
+    high = values.astype(np.float32)
+    return high, (values - high).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _HalfCircle:
+    """Tables of the angular series of real images, of an even number Q of angles.
+
+    Attributes
+    ----------
+    n_of_parity
+        Number of even and of odd angle numbers up to Q/4; of all, up to Q/4, where Q/2 is odd.
+    dft
+        What `_transform_class` multiplies with: (class, part, parity, frequencies / 4, j, 4).
+    """
+
+    n_of_parity: np.ndarray
+    dft: np.ndarray
+
+    @classmethod
+    def of_angles(cls, n_angles: int) -> _HalfCircle:
+        half = n_angles // 2
+        n_parities = 2 if half % 2 == 0 else 1
+        parities = [np.arange(half // 2 + 1)[parity::n_parities] for parity in range(n_parities)]
+        n_of_parity = [len(numbers) for numbers in parities]
+        top = half // n_parities
+        n_chunks = top // (2 * _N_FREQUENCIES) + 1
+        dft = np.zeros((2, 2, 2, n_chunks, n_of_parity[0], _N_FREQUENCIES), np.float32)
+        q = 2 * np.arange(n_chunks * _N_FREQUENCIES).reshape(n_chunks, 1, _N_FREQUENCIES)
+        for parity, numbers in enumerate(parities):
+            for odd in (0, 1):
+                angle = 2 * np.pi / n_angles * ((q + odd) * numbers[:, None] % n_angles)
+                parts = (np.sin(angle), np.cos(angle)) if odd else (np.cos(angle), -np.sin(angle))
+                dft[odd, :, parity, :, : len(numbers)] = parts
+        return cls(np.array(n_of_parity, np.uint64), dft.ravel())
+
+
+@dataclass(frozen=True, eq=False)
+class _CutBasis:
+    """A basis in pieces of few terms of one frequency.
+
+    Attributes
+    ----------
+    first_shell, offset
+        uint64, (Q/2 + 1,): where the series of each frequency begins, and where it is kept.
+    n_kept
+        Complex numbers of the series that are kept.
+    last_q
+        int64: the last frequency that any of four shells is needed for, −1 if none.
+    pieces
+        uint64, (n_pieces, 4): frequency, number of terms, first number in `rows`, first term.
+    rows
+        Of the basis, twice: (shells, terms) of each piece.
+    """
+
+    first_shell: np.ndarray
+    offset: np.ndarray
+    n_kept: int
+    last_q: np.ndarray
+    pieces: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of_rows(
+        cls, rows: np.ndarray, first_term: np.ndarray, first_shell: np.ndarray, half: int
+    ) -> _CutBasis:
+        n_shells = rows.shape[1]
+        first = np.full(half + 1, n_shells)
+        has_terms = np.flatnonzero(np.diff(first_term) > 0)
+        first[has_terms] = first_shell[has_terms]
+        offset = np.concatenate([[0], np.cumsum(n_shells - first)])
+        pieces, parts, n_before = [], [], 0
+        for q in has_terms:
+            terms = np.arange(first_term[q], first_term[q + 1])
+            for few in np.array_split(terms, -(-len(terms) // _N_TERMS)):
+                pieces.append([q, len(few), n_before, few[0]])
+                # Twice, since half of the circle is summed
+                parts.append(2 * rows[few, first[q] :].T.ravel())
+                n_before += parts[-1].size
+        last_q = [
+            max(np.flatnonzero(first < min(shell + _N_SHELLS, n_shells)), default=-1)
+            for shell in range(0, n_shells, _N_SHELLS)
+        ]
+        return cls(
+            first_shell=first.astype(np.uint64),
+            offset=offset[:-1].astype(np.uint64),
+            n_kept=int(offset[-1]),
+            last_q=np.array(last_q, np.int64),
+            pieces=np.array(pieces, np.uint64),
+            rows=np.concatenate(parts).astype(np.float32),
+        )
+
+
+@runtime_checkable
+class PolarPoints(Protocol):
+    """Where polar images are known."""
+
+    @property
+    def radius_shells(self) -> np.ndarray:
+        """Radius of each shell."""
+
+    @property
+    def theta_shell(self) -> np.ndarray:
+        """Angles, equally spaced from 0, radians."""
+
+
+class ImageTerms:
+    """Computes terms of displaced images; several threads may share one.
+
+    Images have to be transforms of real images, and CTFs equal at opposite angles: of both, only
+    half of the circle is looked at.
+
+    Parameters
+    ----------
+    basis
+        Of the templates, on the innermost shells of the grid, or all.
+    polar
+        Grid of images and CTFs, with an even number of angles; such as a `PolarGrid`.
+    box_size_A
+        L, Å.
+    n_frequencies
+        Take the lowest angular frequencies only; all of the basis where it is not given.
+    first_shell
+        (frequencies of the basis,): the first shell where templates have power at each frequency.
+        Lower ones are not summed. All are where it is not given.
+
+    Raises
+    ------
+    UsageError
+        Where the number of angles is odd, or the basis is none of this grid, or has no terms.
+    """
+
+    def __init__(
+        self,
+        basis: RadialBasis,
+        polar: PolarPoints,
+        box_size_A: float,
+        *,
+        n_frequencies: int | None = None,
+        first_shell: np.ndarray | None = None,
+    ) -> None:
+        _check_basis(basis, polar)
+        first_term = np.asarray(basis.first_term, np.int64)
+        if n_frequencies is not None:
+            first_term = first_term[: n_frequencies + 1]
+        if first_shell is None:
+            first_shell = np.zeros(len(first_term) - 1, np.int64)
+        rows = basis.rows[: first_term[-1]].to(torch.float64).cpu().numpy()
+        first_shell = np.asarray(first_shell)[: len(first_term) - 1]
+        _check_frequencies(first_term, first_shell, rows.shape[1])
+        self.n_terms = len(rows)
+        self._grid = len(polar.radius_shells), len(polar.theta_shell)
+        self._n_shells, self._half = rows.shape[1], self._grid[1] // 2
+        self._circle = _HalfCircle.of_angles(self._grid[1])
+        self._basis = _CutBasis.of_rows(rows, first_term, first_shell, self._half)
+        slope = np.zeros(_N_SHELLS * len(self._basis.last_q))
+        # Half turns for each Å
+        slope[: self._n_shells] = 4 * polar.radius_shells[: self._n_shells] / box_size_A
+        self._slope = np.stack(_high_and_low(slope), axis=1)
+        theta = polar.theta_shell[: self._half]
+        self._direction = np.stack([np.cos(theta), np.sin(theta)])
+        self._of_thread = threading.local()
+
+    def __call__(
+        self,
+        image: Complex[np.ndarray, "n_shells n_inplanes"],
+        ctf: Float[np.ndarray, "n_shells n_inplanes"],
+        displacements_A: Float[np.ndarray, "n_displacements 2"],
+        out: Float[np.ndarray, "2 n_blocks n_terms 16"] | None = None,
+    ) -> tuple[Float[np.ndarray, "n_blocks n_terms 16"], Float[np.ndarray, "n_blocks n_terms 16"]]:
+        """Compute the terms of one image, in the calling thread.
+
+        Parameters
+        ----------
+        image
+            Its polar transform.
+        ctf
+            Its contrast transfer function.
+        displacements_A
+            δx and δy, Å.
+        out
+            Where to put the result; contiguous float32, best from `aligned_zeros`. New memory can
+            cost as much as the work.
+
+        Returns
+        -------
+        tuple of ndarray
+            Real and imaginary parts, float32, sixteen displacements to a block. Lanes beyond the
+            last displacement are 0.
+
+        Raises
+        ------
+        UsageError
+            Where arrays do not fit the grid or each other.
+        """
+        re, im = self.of_images(
+            image[None], ctf[None], displacements_A, None if out is None else out[None], n_threads=1
+        )
+        return re[0], im[0]
+
+    def of_images(
+        self,
+        images: Complex[np.ndarray, "n_images n_shells n_inplanes"],
+        ctf: Float[np.ndarray, "n_images n_shells n_inplanes"],
+        displacements_A: Float[np.ndarray, "... n_displacements 2"],
+        out: Float[np.ndarray, "n_images 2 n_blocks n_terms 16"] | None = None,
+        *,
+        n_threads: int | None = None,
+    ) -> tuple[
+        Float[np.ndarray, "n_images n_blocks n_terms 16"],
+        Float[np.ndarray, "n_images n_blocks n_terms 16"],
+    ]:
+        """Compute the terms of images.
+
+        Parameters
+        ----------
+        images
+            Their polar transforms.
+        ctf
+            Their contrast transfer functions.
+        displacements_A
+            δx and δy, Å, (n_displacements, 2): of all images, or (n_images, n_displacements, 2).
+        out
+            As for a call.
+        n_threads
+            Threads to share images among; all cores that the process may use where it is not given.
+
+        Returns
+        -------
+        tuple of ndarray
+            As for a call, for all images.
+
+        Raises
+        ------
+        UsageError
+            Where arrays do not fit the grid or each other.
+        """
+        self._check_images(images, ctf, displacements_A)
+        shape = len(images), 2, -(-displacements_A.shape[-2] // N_LANES), self.n_terms, N_LANES
+        if out is None:
+            out = aligned_zeros(*shape)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            msg = f"out must be contiguous float32 of shape {shape}"
+            raise UsageError(msg)
+        of_images = np.broadcast_to(displacements_A, (len(images), *displacements_A.shape[-2:]))
+
+        def work(i: int) -> None:
+            self._run(images[i], ctf[i], of_images[i], out[i])
+
+        n_threads = min(n_usable_cores() if n_threads is None else n_threads, len(images))
+        if n_threads <= 1:
+            for i in range(len(images)):
+                work(i)
+        else:
+            with single_threaded_workers(n_threads) as workers:
+                list(workers.map(work, range(len(images))))
+        return out[:, 0], out[:, 1]
+
+    def _check_images(self, images: np.ndarray, ctf: np.ndarray, shifts_A: np.ndarray) -> None:
+        if images.shape[1:] != self._grid or ctf.shape != images.shape:
+            msg = (
+                f"images have shape {images.shape} and CTFs {ctf.shape}, but the grid has "
+                f"{self._grid[0]} shells of {self._grid[1]} angles."
+            )
+            raise UsageError(msg)
+        if shifts_A.shape[-2] == 0 or shifts_A.shape[:-2] not in {(), (len(images),)}:
+            msg = (
+                f"displacements have shape {shifts_A.shape}. Give (n, 2) of them for all images, "
+                f"or for each of the {len(images)}."
+            )
+            raise UsageError(msg)
+
+    def _scratch(self) -> tuple[np.ndarray, ...]:
+        """Memory that a thread uses again and again: new memory would cost more than the work."""
+        held: tuple[np.ndarray, ...] | None = getattr(self._of_thread, "held", None)
+        if held is None:
+            n_half = int(self._circle.n_of_parity[0])
+            n_rows = self._circle.dft.size // (8 * n_half)
+            held = (
+                np.zeros((len(self._slope), self._half), np.complex64),
+                aligned_zeros(2 * self._half * N_LANES),
+                aligned_zeros(N_LANES),
+                aligned_zeros(8 * n_half * _N_SHELLS * N_LANES),
+                aligned_zeros(4 * n_rows * _N_SHELLS * N_LANES),
+                aligned_zeros(2 * self._basis.n_kept * N_LANES),
+            )
+            self._of_thread.held = held
+        return held
+
+    def _run(
+        self,
+        image: np.ndarray,
+        ctf: np.ndarray,
+        displacements_A: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        weighted, *scratch = self._scratch()
+        part = np.s_[: self._n_shells, : self._half]
+        weighted[: self._n_shells] = image[part]
+        weighted[: self._n_shells] *= ctf[part]
+        basis, circle = self._basis, self._circle
+        _terms(
+            weighted.view(np.float32).reshape(*weighted.shape, 2),
+            self._slope,
+            np.ascontiguousarray(displacements_A, np.float64),
+            self._direction,
+            circle.dft,
+            circle.n_of_parity,
+            basis.last_q,
+            basis.first_shell,
+            basis.offset,
+            self._n_shells,
+            basis.pieces,
+            basis.rows,
+            *scratch,
+            out.ravel(),
+        )
+
+
+def _check_basis(basis: RadialBasis, polar: PolarPoints) -> None:
+    grid = len(polar.radius_shells), len(polar.theta_shell)
+    if grid[1] % 2:
+        msg = f"n_inplanes is {grid[1]}, which leaves out opposite angles. Take an even number."
+        raise UsageError(msg)
+    n_frequencies, n_shells = len(basis.first_term) - 1, basis.rows.shape[1]
+    if n_frequencies > grid[1] // 2 + 1 or n_shells > grid[0]:
+        msg = (
+            f"the basis has {n_frequencies} frequencies on {n_shells} shells, but images are on "
+            f"{grid[0]} shells of {grid[1]} angles. Make both with the same descriptor."
+        )
+        raise UsageError(msg)
+
+
+def _check_frequencies(first_term: np.ndarray, first_shell: np.ndarray, n_shells: int) -> None:
+    if first_term[-1] == 0:
+        msg = "the basis has no terms at these frequencies. Take more of them."
+        raise UsageError(msg)
+    is_shell = (first_shell >= 0) & (first_shell < n_shells)
+    if len(first_shell) != len(first_term) - 1 or not is_shell.all():
+        msg = f"first_shell must be one shell below {n_shells} for each frequency."
+        raise UsageError(msg)
+
+
+class TurnedPower:
+    """Computes the power ⟨C R_γ T, C R_γ T⟩ of turned templates under CTFs.
+
+    Parameters
+    ----------
+    power
+        Angular Fourier series of weight·|T|², complex, (n_frequencies, n_shells, n_views): every
+        `step`-th frequency.
+    n_angles
+        In-plane angles γ_j = 2πj / n_angles to compute it at.
+    step
+        2 where |T|² and CTF² are the same at opposite angles of the grid, else 1.
+    """
+
+    def __init__(
+        self,
+        power: Complex[Tensor, "n_frequencies n_shells n_views"],
+        n_angles: int,
+        step: int,
+    ) -> None:
+        self._power, self._step = power, step
+        self.period = n_angles // step
+        self._largest = power.abs().amax(dim=2)
+        q = torch.arange(len(power), dtype=torch.float64)[:, None, None]
+        turns = q * torch.arange(self.period) / self.period
+        waves = torch.cat([(2 * torch.pi * turns).cos(), (2 * torch.pi * turns).sin()], dim=1)
+        # −q has the conjugate, but for those that are their own opposites
+        waves[(2 * q[:, 0, 0]) % self.period != 0] *= 2
+        self._waves = (waves / n_angles).to(power.device, power.real.dtype)
+
+    @property
+    def real_dtype(self) -> torch.dtype:
+        """Type that CTFs must have."""
+        return self._power.real.dtype
+
+    def __call__(
+        self, ctf: Float[Tensor, "n_images n_shells n_inplanes"], tolerance: float = 0.0
+    ) -> tuple[Float[Tensor, "n_images n_views period"], Float[Tensor, " n_images"]]:
+        """Compute it for all templates and in-plane angles.
+
+        Parameters
+        ----------
+        ctf
+            Of images; further shells than those of the templates do not count.
+        tolerance
+            What may be left out of it; templates have unit power.
+
+        Returns
+        -------
+        tuple of Tensor
+            The power at the first `period` angles, after which it repeats; and for each image a
+            bound of what was left out.
+        """
+        n_shells, n_distinct = self._power.shape[1], ctf.shape[-1] // self._step
+        series = torch.fft.rfft(ctf[:, :n_shells, :n_distinct].square(), dim=-1) * self._step
+        left_out = self._left_out(series.abs())
+        n_needed = int((left_out > tolerance).any(dim=0).sum())
+        n_kept = min(max(n_needed, 1), len(self._power))
+        coefficients = series[:, :, :n_kept].permute(2, 0, 1).conj()
+        products = torch.view_as_real(torch.bmm(coefficients, self._power[:n_kept]))
+        parts = products.permute(1, 2, 0, 3).flatten(2)
+        return parts @ self._waves[:n_kept].flatten(0, 1), left_out[:, n_kept]
+
+    def _left_out(self, amplitude: Tensor) -> Tensor:
+        """Bound what frequencies from the m-th on contribute, (n_images, all of them + 1)."""
+        n_frequencies = amplitude.shape[2]
+        n_known = min(n_frequencies, len(self._largest))
+        # No frequency of |T|² has more power than the lowest
+        largest = self._largest[[*range(n_known), *[0] * (n_frequencies - n_known)]]
+        bound = 2 / (self.period * self._step) * torch.einsum("nkq,qk->nq", amplitude, largest)
+        tail = bound.flip(1).cumsum(1).flip(1)
+        return torch.cat([tail, torch.zeros_like(tail[:, :1])], dim=1)

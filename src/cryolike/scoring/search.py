@@ -1,0 +1,224 @@
+"""Comparison of images with all templates in all poses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryolike.errors import UsageError
+from cryolike.physics import likelihood
+from cryolike.physics.likelihood import CountedValues
+from cryolike.scoring.comparison import (
+    ComparedGrid,
+    Comparison,
+    ImageMoments,
+    ViewScores,
+    displaced,
+)
+from cryolike.scoring.compiled_comparison import CompiledComparison
+from cryolike.scoring.displacements import Displacements
+from cryolike.scoring.fast import BestPoses, FastSearch, best_poses
+from cryolike.scoring.poses import Poses, PoseScores
+from cryolike.scoring.template_terms import TemplateTerms
+from cryolike.scoring.tensor_comparison import TensorComparison, Tile
+from cryolike.templates import TemplateSet
+
+__all__ = ["PoseSearch", "SearchMode"]
+
+SearchMode = Literal["fast", "exact"]
+"""Whether all poses are compared in full."""
+
+
+class PoseSearch:
+    """Compares images with the templates of one structure; built once for many images.
+
+    Parameters
+    ----------
+    templates
+        Of the structure, on the grid of the images.
+    displacements
+        To try.
+    mode
+        'exact' compares with all templates in all poses. 'fast' looks everywhere at low resolution
+        first and then in full where an image may be; images for which that would leave out more
+        than 0.03 nats, by estimate, are compared with everything.
+    n_compared
+        Which values count as compared: 'disc', those of the disc of frequencies that the polar grid
+        covers, or 'box', all pixels, as published.
+    device
+        Where the comparison runs.
+    memory_bytes
+        What the comparison may use besides templates and images.
+    n_threads
+        Threads of a processor to use; all cores that the process may use where None.
+
+    Raises
+    ------
+    UsageError
+        Where displacements go beyond the box.
+    """
+
+    def __init__(
+        self,
+        templates: TemplateSet,
+        displacements: Displacements,
+        *,
+        mode: SearchMode = "fast",
+        n_compared: CountedValues = "disc",
+        device: str | torch.device = "cpu",
+        memory_bytes: float = 4e9,
+        n_threads: int | None = None,
+    ) -> None:
+        self.templates, self.displacements = templates, displacements
+        self.descriptor = templates.descriptor
+        self.device = torch.device(device)
+        _check_displacements(displacements, self.descriptor.cartesian_grid.box_size_A)
+        self._grid = ComparedGrid.of_descriptor(self.descriptor, n_compared)
+        views = templates.images.to(self.device)
+        self._terms = TemplateTerms.of_templates(views, self.descriptor.polar_grid)
+        self._all_poses = TensorComparison(self._terms, self._grid, memory_bytes)
+
+        def compare_with(terms: TemplateTerms, grid: ComparedGrid) -> Comparison:
+            is_processor = terms.terms.device.type == "cpu" and terms.power_step == 2
+            if is_processor and terms.terms.dtype == torch.complex64:
+                return CompiledComparison(terms, grid, n_threads)
+            return TensorComparison(terms, grid, memory_bytes)
+
+        self._comparison = compare_with(self._terms, self._grid)
+        self._fast: FastSearch | None = None
+        if mode == "fast":
+            self._fast = FastSearch(
+                replace(templates, images=views),
+                displacements,
+                self._grid,
+                self._comparison,
+                compare_with,
+            )
+
+    def score(
+        self,
+        images: Complex[Tensor, "n_images n_shells n_inplanes"],
+        ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+    ) -> PoseScores:
+        """Find the best pose of each image, and its likelihoods.
+
+        Parameters
+        ----------
+        images
+            Polar images.
+        ctf
+            Their contrast transfer functions.
+
+        Returns
+        -------
+        PoseScores
+            In the order of the images.
+
+        Raises
+        ------
+        UsageError
+            Where the images are on another grid than the templates.
+        """
+        moments = self._moments(images, ctf)
+        if self._fast is not None:
+            best = self._fast.best_poses(moments)
+        else:
+            best = best_poses(self._score_views(moments), np.log(self.templates.views.weights))
+        x, optimal = self._at_poses(moments, best)
+        common = likelihood.log_likelihood_of_image(
+            moments.i_yy.cpu().numpy(), self._grid.i_ss, self._grid.n_compared
+        )
+        return PoseScores(
+            poses=self._poses(best),
+            cross_correlation=x.cpu().numpy(),
+            view=best.view,
+            inplane=best.inplane,
+            displacement=best.displacement,
+            log_likelihood_optimal=optimal.cpu().numpy() + common,
+            log_likelihood_integrated=best.integrated + common,
+            left_out=best.left_out,
+        )
+
+    def score_views(
+        self,
+        images: Complex[Tensor, "n_images n_shells n_inplanes"],
+        ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+    ) -> ViewScores:
+        """Find the best pose of each image under each template; arguments as in `score`."""
+        return self._score_views(self._moments(images, ctf))
+
+    def cross_correlations(
+        self,
+        images: Complex[Tensor, "n_images n_shells n_inplanes"],
+        ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+    ) -> Iterator[Tile]:
+        """Yield all cross-correlations, tile by tile; arguments as in `score`."""
+        yield from self._all_poses.tiles(self._moments(images, ctf), self._delta_A)
+
+    @property
+    def _delta_A(self) -> np.ndarray:
+        return np.stack([self.displacements.x_A, self.displacements.y_A], axis=1)
+
+    def _score_views(self, moments: ImageMoments) -> ViewScores:
+        log_prior = self.displacements.log_prior
+        return self._comparison.best_of_views(moments, self._delta_A, log_prior)
+
+    def _moments(self, images: Tensor, ctf: Tensor) -> ImageMoments:
+        self._check_grid(images, ctf)
+        images = images.to(self.device, self.templates.images.dtype)
+        return ImageMoments.of_images(images, ctf.to(self.device, images.real.dtype), self._grid)
+
+    def _check_grid(self, images: Tensor, ctf: Tensor) -> None:
+        expected = tuple(self.templates.images.shape[1:])
+        for name, tensor in (("images", images), ("CTFs", ctf)):
+            if tuple(tensor.shape) != (len(images), *expected):
+                msg = (
+                    f"{name} have shape {tuple(tensor.shape)}, but templates are on {expected[0]} "
+                    f"shells of {expected[1]} angles. Make both with the same descriptor."
+                )
+                raise UsageError(msg)
+
+    def _at_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
+        """Cross-correlation and log-likelihood of one pose of each image, float64."""
+        grid, n_angles = self._grid, self.descriptor.polar_grid.n_inplanes
+        inplane = torch.tensor(best.inplane, device=self.device)
+        angle = torch.arange(n_angles, device=self.device) - inplane[:, None]
+        turned = (
+            self.templates.images[best.view]
+            .to(self.device)
+            .take_along_dim((angle % n_angles)[:, None, :], dim=-1)
+        )
+        shift = displaced(self._delta_A[best.displacement], grid).to(self.device)
+        seen = turned * moments.ctf * shift
+        i_xx = grid.sum(seen, seen)
+        x = grid.sum(seen, moments.images) / (i_xx * moments.i_yy).sqrt()
+        u = grid.sum(grid.ones.to(self.device), seen) / (i_xx * grid.i_ss).sqrt()
+        return x, likelihood.log_likelihood_of_pose(x, u, moments.v, i_xx, grid.n_compared)
+
+    def _poses(self, best: BestPoses) -> Poses:
+        views = self.templates.views
+        # Turning a template by +γ is RELION's psi of −γ
+        psi_rad = -self.descriptor.polar_grid.theta_shell[best.inplane]
+        return Poses(
+            rot_rad=views.rot_rad[best.view],
+            tilt_rad=views.tilt_rad[best.view],
+            psi_rad=(psi_rad + np.pi) % (2 * np.pi) - np.pi,
+            shift_x_A=self.displacements.x_A[best.displacement],
+            shift_y_A=self.displacements.y_A[best.displacement],
+        )
+
+
+def _check_displacements(displacements: Displacements, box_size_A: float) -> None:
+    largest_A = max(np.abs(displacements.x_A).max(), np.abs(displacements.y_A).max())
+    if largest_A > box_size_A / 2:
+        msg = (
+            f"displacements go to {largest_A:g} Å, but a box of {box_size_A:g} Å has only half of "
+            "that to either side. Try smaller displacements."
+        )
+        raise UsageError(msg)
