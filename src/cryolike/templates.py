@@ -439,13 +439,15 @@ def open_templates(
     UsageError
         Where their grids are not those of the descriptor; the message says how they differ.
     """
-    sets, problems = [], []
+    sets: list[TemplateSet] = []
+    problems: list[Problem] = []
     for file in template_files(source):
         try:
             sets.append(_open(file, descriptor))
         except UsageError as error:
             problems.extend(error.problems)
-    raise_problems(problems)
+    if problems:
+        raise UsageError(problems)
     return tuple(sets)
 
 

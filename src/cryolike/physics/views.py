@@ -12,7 +12,7 @@ from numpy.polynomial.legendre import leggauss
 
 from cryolike.errors import UsageError
 
-__all__ = ["ViewingDirections", "angular_distance_rad"]
+__all__ = ["ViewingDirections", "angular_distance_rad", "unit_vectors"]
 
 _MOST_VIEWS = 10_000_000
 """More than any computer holds templates of: a spacing that asks for more is a slip."""
@@ -37,9 +37,9 @@ class ViewingDirections:
         Where the arrays do not fit together, or weights are not positive or not of sum 1.
     """
 
-    rot_rad: Float[np.ndarray, " n_views"]
-    tilt_rad: Float[np.ndarray, " n_views"]
-    weights: Float[np.ndarray, " n_views"]
+    rot_rad: np.ndarray
+    tilt_rad: np.ndarray
+    weights: np.ndarray
 
     def __post_init__(self) -> None:
         n_views = len(self.weights)
@@ -111,9 +111,15 @@ class ViewingDirections:
     @property
     def unit_vectors(self) -> Float[np.ndarray, "n_views 3"]:
         """Directions (x, y, z) along which the structure is projected."""
-        sine = np.sin(self.tilt_rad)
-        along = (sine * np.cos(self.rot_rad), sine * np.sin(self.rot_rad), np.cos(self.tilt_rad))
-        return np.stack(along, axis=1)
+        return unit_vectors(self.rot_rad, self.tilt_rad)
+
+
+def unit_vectors(
+    rot_rad: Float[np.ndarray, " n"], tilt_rad: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 3"]:
+    """Directions (x, y, z) of RELION's angles rot and tilt, radians."""
+    sine = np.sin(tilt_rad)
+    return np.stack([sine * np.cos(rot_rad), sine * np.sin(rot_rad), np.cos(tilt_rad)], axis=1)
 
 
 def angular_distance_rad(
@@ -128,5 +134,4 @@ def angular_distance_rad(
     """
     half_chord = np.linalg.norm(ours - theirs, axis=-1) / 2
     half_sum = np.linalg.norm(ours + theirs, axis=-1) / 2
-    angle: np.ndarray = 2 * np.arctan2(half_chord, half_sum)
-    return angle
+    return np.asarray(2 * np.arctan2(half_chord, half_sum))

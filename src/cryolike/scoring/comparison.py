@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -141,6 +141,7 @@ class ViewScores:
     log_likelihood_integrated: Tensor
 
 
+@runtime_checkable
 class Comparison(Protocol):
     """Compares images with the templates of one structure.
 
@@ -165,6 +166,10 @@ class Comparison(Protocol):
         views: list[np.ndarray],
     ) -> list[ViewScores]:
         """Compare each image with views and displacements of its own; one result for each."""
+        ...
+
+    def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
+        """Terms of one image, moved back by displacements: complex, (n_displacements, n_terms)."""
         ...
 
 

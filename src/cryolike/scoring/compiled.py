@@ -17,21 +17,26 @@ from numpy.typing import NDArray
 
 from cryolike.errors import UsageError
 from cryolike.physics.compiled import _compiled
-from cryolike.scoring.lanes import RealLanePlan, aligned_zeros, lane_irfft
+from cryolike.scoring.lanes import RealLanePlan, addresses, aligned_zeros, lane_irfft
 from cryolike.scoring.vectors import (
     HAS_WIDE_REGISTERS,
     N_LANES,
     absolute,
     any_greater,
+    first_lane,
     inline,
     larger,
+    largest_lane,
     load,
+    number,
     power_of_two,
     smaller,
     split_exponent,
     spread,
     store,
+    sum_of_lanes,
     sums_of_products,
+    whole_number,
 )
 
 __all__ = [
@@ -46,11 +51,11 @@ __all__ = [
 _U = np.uint64
 _F = np.float32
 
-_VIEWS_AT_ONCE = 4 if HAS_WIDE_REGISTERS else 2
+_VIEWS_AT_ONCE = 6 if HAS_WIDE_REGISTERS else 2
 _BLOCKS_AT_ONCE = 2 if HAS_WIDE_REGISTERS else 1
 """Views, and blocks of `N_LANES` displacements, whose products are summed in registers."""
 
-_VIEWS_PER_BLOCK = 32
+_VIEWS_PER_GROUP = 36
 """Views that are compared with all displacements before the next ones: what the cache holds."""
 
 _SMALLEST = 1e-30
@@ -122,17 +127,17 @@ def _multiplier(n_blocks: int, n_views: int) -> Any:
         Parameters
         ----------
         image, template
-            Arrays of the real and of the imaginary parts.
+            Addresses of the real and of the imaginary parts.
         rows, starts
             Where the terms of each block and of each view begin: rows, and numbers.
-        first_term
-            (n_frequencies + 1,) or more.
-        spectra
-            Gets the sums, n_rows rows for each view and, after them, those of the next block.
+        first_term, n_frequencies
+            Address of where the terms of a frequency begin, and how many frequencies to sum.
+        spectra, n_rows
+            Address that gets the sums, n_rows rows for each view and, after those, the next block.
         """
         for q in range(n_frequencies):
             sums = zeros()
-            for t in range(_U(first_term[q]), _U(first_term[q + _U(1)])):
+            for t in range(whole_number(first_term, q), whole_number(first_term, q + _U(1))):
                 sums = add(sums, image, rows, template, starts, t)
             keep(sums, spectra, _U(2) * q, n_rows)
 
@@ -141,53 +146,54 @@ def _multiplier(n_blocks: int, n_views: int) -> Any:
 
 _multiply_tile = _multiplier(_BLOCKS_AT_ONCE, _VIEWS_AT_ONCE)
 _multiply_row = _multiplier(1, _VIEWS_AT_ONCE)
-_multiply_one = _multiplier(1, 1)
 
 
 @inline
 @no_type_check
-def _find_peaks(x, scale, peaks):
+def _find_peaks(x, scale, n_angles):
     """Find the largest and the smallest correlation of each lane.
 
     Parameters
     ----------
     x
-        Rows of `N_LANES` for each angle.
-    scale
-        (n_angles,): what an angle's row is multiplied by.
-    peaks
-        Two rows: the largest, the smallest.
+        Address of the rows of all angles.
+    scale, n_angles
+        Address of what each row is multiplied by, and how many there are.
+
+    Returns
+    -------
+    tuple
+        Vectors of the largest and of the smallest.
     """
     # Two of each, since one would be waited for
-    even = least_even = load(x, _U(0)) * spread(scale[_U(0)])
-    odd = least_odd = even
-    n_angles = _U(scale.size)
-    for j in range(_U(1), n_angles - _U(1), _U(2)):
-        value = load(x, j) * spread(scale[j])
+    even = least_even = load(x, _U(0)) * spread(number(scale, _U(0)))
+    odd, least_odd = even, least_even
+    last = n_angles - _U(1)
+    for j in range(_U(1), last, _U(2)):
+        value = load(x, j) * spread(number(scale, j))
         odd, least_odd = larger(value, odd), smaller(value, least_odd)
-        value = load(x, j + _U(1)) * spread(scale[j + _U(1)])
+        value = load(x, j + _U(1)) * spread(number(scale, j + _U(1)))
         even, least_even = larger(value, even), smaller(value, least_even)
-    value = load(x, n_angles - _U(1)) * spread(scale[n_angles - _U(1)])
+    value = load(x, last) * spread(number(scale, last))
     odd, least_odd = larger(value, odd), smaller(value, least_odd)
-    store(peaks, _U(0), larger(odd, even))
-    store(peaks, _U(1), smaller(least_odd, least_even))
+    return larger(odd, even), smaller(least_odd, least_even)
 
 
 @inline
 @no_type_check
-def _beside_offset(x, mean, scale, mean_scale, v, use_series):
+def _beside_offset(x, mean, scale, mean_scale, n_angles, v, use_series):
     """Replace the unscaled x by |x − u·v|/√(1 − u²), and the unscaled u by −½ log(1 − u²).
 
     Returns
     -------
-    float32 vector
+    vector
         The largest of the former over the angles.
     """
     top, one, v = spread(_F(0)), spread(_F(1)), spread(v)
-    for j in range(_U(scale.size)):
-        u = load(mean, j) * spread(mean_scale[j])
+    for j in range(n_angles):
+        u = load(mean, j) * spread(number(mean_scale, j))
         y = u * u
-        residual = absolute(load(x, j) * spread(scale[j]) - u * v)
+        residual = absolute(load(x, j) * spread(number(scale, j)) - u * v)
         if use_series:
             # 1/√(1 − y) and −½ log(1 − y)
             root = spread(_F(5 / 16)) + y * spread(_F(35 / 128))
@@ -207,11 +213,11 @@ def _beside_offset(x, mean, scale, mean_scale, v, use_series):
 
 @inline
 @no_type_check
-def _absolute_values(x, scale):
+def _absolute_values(x, scale, n_angles):
     """Replace the unscaled x by |x|; the largest over the angles."""
     top = spread(_F(0))
-    for j in range(_U(scale.size)):
-        value = absolute(load(x, j) * spread(scale[j]))
+    for j in range(n_angles):
+        value = absolute(load(x, j) * spread(number(scale, j)))
         store(x, j, value)
         top = larger(value, top)
     return top
@@ -219,35 +225,37 @@ def _absolute_values(x, scale):
 
 @inline
 @no_type_check
-def _sum_likelihoods(w, mean, has_mean, half_log_power, relative, sums):
+def _sum_likelihoods(w, mean, has_mean, half_log_power, n_angles, relative):
     """Sum likelihoods over the angles relative to that of the largest correlation, in each lane.
 
     Parameters
     ----------
     w, mean, has_mean
         From `_beside_offset`, or from `_absolute_values` without a mean.
-    half_log_power
-        ½ log I_xx of each angle.
+    half_log_power, n_angles
+        Address of ½ log I_xx of each angle, and how many there are.
     relative
         Largest w; 1/(what is unexplained there); −p; smallest ½ log I_xx; smallest w that counts.
-    sums
-        Two rows: get the sum, and the largest logarithm.
+
+    Returns
+    -------
+    tuple
+        Vectors of the sums, and of the largest logarithms.
     """
     total, most = spread(_F(0)), spread(_F(-1e30))
     highest, inverse, minus_p = spread(relative[0]), spread(relative[1]), spread(relative[2])
     least_log, least = relative[3], spread(relative[4])
-    for j in range(_U(half_log_power.size)):
+    for j in range(n_angles):
         value = load(w, j)
         if any_greater(value, least):
             z = (highest - value) * (highest + value) * inverse
             log = minus_p * _log_of_1_plus(larger(z, spread(_F(0))))
-            log = log - spread(half_log_power[j] - least_log)
+            log = log - spread(number(half_log_power, j) - least_log)
             if has_mean:
                 log = log + load(mean, j)
             most = larger(log, most)
             total = total + _exp(log)
-    store(sums, _U(0), total)
-    store(sums, _U(1), most)
+    return total, most
 
 
 @inline
@@ -261,9 +269,9 @@ def _add_logarithms(a, b):
 
 @inline
 @no_type_check
-def _least_correlation(law, reference, least_log):
-    """Find the |x − u·v|/√(1 − u²) below which log L is more than `cutoff` below `reference`."""
-    p, v, mean_bound, cutoff, _ = law
+def _least_correlation(law, least_log):
+    """Find the |x − u·v|/√(1 − u²) below which log L is `cutoff` below the largest so far."""
+    p, v, mean_bound, cutoff, _, reference = law
     most = cutoff - reference - least_log - 0.5 * math.log1p(-mean_bound * mean_bound)
     square = 1 - v * v - math.exp(min(most / p, 1.0))
     return math.sqrt(square) if square > 0 else -1.0
@@ -279,160 +287,143 @@ def _reaches(most, law, least):
 
 @inline
 @no_type_check
-def _stands(log_prior, block, lane):
-    """Whether a lane stands for a displacement."""
-    return log_prior[block * _U(N_LANES) + lane] > -math.inf
-
-
-@inline
-@no_type_check
-def _best_lane(peaks, log_prior, block):
-    """Find the best lane: its value and number, and the largest absolute value of any."""
-    value, lane, most = -_F(np.inf), _U(0), _F(0)
-    for i in range(_U(N_LANES)):
-        if _stands(log_prior, block, i):
-            most = max(most, abs(peaks[i]), abs(peaks[_U(N_LANES) + i]))
-            if peaks[i] > value:
-                value, lane = peaks[i], i
-    return value, lane, most
-
-
-@inline
-@no_type_check
-def _angle_of(x, scale, lane, value):
+def _angle_of(x, scale, n_angles, lane, value):
     """Find the first angle where a lane has a value."""
-    for j in range(_U(scale.size)):
-        if x[j * _U(N_LANES) + lane] * scale[j] >= value:
+    for j in range(n_angles):
+        if number(x, j * _U(N_LANES) + lane) * number(scale, j) >= value:
             return j
     return _U(0)
 
 
 @inline
 @no_type_check
-def _largest(values, log_prior, block):
-    """Largest positive of the lanes that stand for displacements."""
-    found = 0.0
+def _keep_more(x, scale, best, penalty, block, view, of_displacements, of_angles, everything):
+    """Keep what else was asked for of a view and a block.
+
+    Parameters
+    ----------
+    x, scale
+        Addresses of correlations, and of what they are multiplied by.
+    best
+        The largest over the angles.
+    penalty
+        Address of 0, or −∞ for lanes that stand for no displacement.
+    block, view
+        Their numbers.
+    of_displacements, of_angles, everything
+        As in `_score`.
+    """
+    if of_displacements.size > 0:
+        store(of_displacements[view], block, best)
     for i in range(_U(N_LANES)):
-        if _stands(log_prior, block, i):
-            found = max(found, np.float64(values[i]))
-    return found
-
-
-@inline
-@no_type_check
-def _sum_lanes(sums, log_prior, block):
-    """Sum over lanes with their priors; the largest logarithm of a term without prior."""
-    total, most = 0.0, -1e30
-    for i in range(_U(N_LANES)):
-        if _stands(log_prior, block, i):
-            total += math.exp(log_prior[block * _U(N_LANES) + i]) * np.float64(sums[i])
-            most = max(most, np.float64(sums[_U(N_LANES) + i]))
-    return total, most
-
-
-@inline
-@no_type_check
-def _keep_more(x, scale, peaks, log_prior, block, view, of_displacements, of_angles, everything):
-    """Keep what else was asked for; the arrays of the rest have no elements."""
-    for i in range(_U(N_LANES)):
-        if _stands(log_prior, block, i):
-            if of_displacements.size > 0:
-                of_displacements[view, block * _U(N_LANES) + i] = peaks[i]
+        lane = block * _U(N_LANES) + i
+        if number(penalty, lane) == _F(0):
             for j in range(_U(of_angles.size)):
-                of_angles[j] = max(of_angles[j], x[j * _U(N_LANES) + i] * scale[j])
+                of_angles[j] = max(of_angles[j], number(x, j * _U(N_LANES) + i) * number(scale, j))
             if everything.size > 0:
-                line = everything[view, block * _U(N_LANES) + i]
+                line = everything[view, lane]
                 for j in range(_U(line.size)):
-                    line[j] = x[j * _U(N_LANES) + i] * scale[j]
+                    line[j] = number(x, j * _U(N_LANES) + i) * number(scale, j)
 
 
 @inline
 @no_type_check
-def _correlations_with_ones(spectrum, mean, spare, ones, template, start, block, plan):
-    """Compute the unscaled correlations u of a view with an image of ones."""
-    first_term, n_low, n, real_roots, factors, twiddles, roots = plan
-    terms, n_frequencies = (ones[0], ones[1]), n // _U(2) + _U(1)
-    rows = (block * _U(first_term[n_low]),)
-    _multiply_one(terms, rows, template, (start,), first_term, n_low, spectrum, _U(0))
+def _multiply_by_ones(ones, row, template, start, first_term, spectrum, n_rows):
+    """Sum products of one view and a block of an image of ones; no others have frequencies."""
+    re, im, n_low = ones
     zero = spread(_F(0))
-    for row in range(_U(2) * n_low, _U(2) * n_frequencies):
-        store(spectrum, row, zero)
-    lane_irfft(spectrum, mean, spare, n, real_roots, factors, twiddles, roots)
+    for q in range(n_low):
+        # Four sums, since each waits for the term before
+        a = b = c = d = zero
+        for t in range(whole_number(first_term, q), whole_number(first_term, q + _U(1))):
+            y_re, y_im = load(re, row + t), load(im, row + t)
+            x_re = spread(number(template[0], start + t))
+            x_im = spread(number(template[1], start + t))
+            a, b = a + x_re * y_re, b + x_im * y_im
+            c, d = c + x_re * y_im, d + x_im * y_re
+        store(spectrum, _U(2) * q, a + b)
+        store(spectrum, _U(2) * q + _U(1), c - d)
+    for i in range(_U(2) * n_low, n_rows):
+        store(spectrum, i, zero)
 
 
 @inline
 @no_type_check
-def _integrate(arrays, ones, template, start, block, view, scales, law, least, plan):
+def _integrate(x, mean, has_mean, scales, least_log, law, lanes, least, n_angles):
     """Sum the likelihoods of a view over angles and a block of displacements.
 
     Parameters
     ----------
-    arrays
-        Unscaled correlations, overwritten; three arrays to work in; two rows.
-    ones
-        Terms of the image of ones, and logarithms of priors.
-    template, start
-        Terms of views, and where those of this one begin.
-    block, view
-        Numbers of the block, and of the view in `scales`.
-    scales, law, plan
+    x, mean, has_mean
+        Addresses of the unscaled x and, if there is one, the unscaled u; overwritten.
+    scales, least_log
+        Of this view, as in `_score`.
+    law
         As in `_score`.
+    lanes
+        Vectors: 0, or −∞ in lanes that stand for no displacement, and priors.
     least
         Smallest correlation that counts.
+    n_angles
+        How many.
 
     Returns
     -------
     tuple
         Logarithms of the sum and of the largest term.
     """
-    spectrum, x, spare, mean, sums = arrays
-    scale, mean_scale, half_log_power, least_logs = scales
     p, v, mean_bound = law[0], law[1], law[2]
-    log_prior, least_log, has_mean = ones[2], least_logs[view], plan[1] > _U(0)
+    scale, mean_scale, half_log_power = scales
+    penalty, prior = lanes
     if has_mean:
-        _correlations_with_ones(spectrum, mean, spare, ones, template, start, block, plan)
         use_series = mean_bound <= _LARGEST_MEAN
-        top = _beside_offset(x, mean, scale[view], mean_scale[view], _F(v), use_series)
+        top = _beside_offset(x, mean, scale, mean_scale, n_angles, _F(v), use_series)
     else:
-        top = _absolute_values(x, scale[view])
-    store(sums, _U(0), top)
-    highest = _largest(sums, log_prior, block)
+        top = _absolute_values(x, scale, n_angles)
+    highest = np.float64(largest_lane(top + penalty))
     rest = max(1 - v * v - highest * highest, _SMALLEST)
-    relative = (_F(highest), _F(1 / rest), _F(-p), _F(least_log), _F(least))
-    _sum_likelihoods(x, mean, has_mean, half_log_power[view], relative, sums)
-    total, most = _sum_lanes(sums, log_prior, block)
-    base = -p * math.log(rest) - least_log
-    total = total / np.float64(plan[2])
-    return base + math.log(total) if total > 0 else -math.inf, base + most
+    relative = (_F(highest), _F(1 / rest), _F(-p), least_log, _F(least))
+    total, most = _sum_likelihoods(x, mean, has_mean, half_log_power, n_angles, relative)
+    base = -p * math.log(rest) - np.float64(least_log)
+    mean_of_all = np.float64(sum_of_lanes(total * prior)) / np.float64(n_angles)
+    highest_log = base + np.float64(largest_lane(most + penalty))
+    return base + math.log(mean_of_all) if mean_of_all > 0 else -math.inf, highest_log
 
 
 @inline
 @no_type_check
-def _reduce(arrays, ones, template, start, block, view, scales, law, reference, plan, out):
-    """Transform the products of a view and a block, and update results; arguments of `_score`."""
-    spectrum, x, spare, _, peaks = arrays
-    _, _, n, real_roots, factors, twiddles, roots = plan
-    best, displacement, angle, log_sum, of_displacements, of_angles, everything = out
-    log_prior, scale = ones[2], scales[0][view]
-    lane_irfft(spectrum, x, spare, n, real_roots, factors, twiddles, roots)
-    _find_peaks(x, scale, peaks)
-    value, lane, most = _best_lane(peaks, log_prior, block)
-    if value > best[view]:
-        best[view] = value
-        displacement[view] = block * _U(N_LANES) + lane
-        angle[view] = _angle_of(x, scale, lane, value)
-    if of_displacements.size + of_angles.size + everything.size > 0:
-        _keep_more(
-            x, scale, peaks, log_prior, block, view, of_displacements, of_angles, everything
-        )
-    if law[4]:
-        least = _least_correlation(law, reference[0], scales[3][view])
-        if _reaches(most, law, least):
-            total, highest = _integrate(
-                arrays, ones, template, start, block, view, scales, law, least, plan
-            )
-            log_sum[view] = _add_logarithms(log_sum[view], total)
-            reference[0] = max(reference[0], highest)
+def _find_best(spectrum, room, scale, penalty, so_far, transform):
+    """Transform products of a view and a block to correlations, and find the largest.
+
+    Parameters
+    ----------
+    spectrum, room
+        Addresses of the products, which are overwritten, and of arrays as large, of which the first
+        gets the correlations.
+    scale
+        Address of what those are multiplied by.
+    penalty
+        Vector: 0, or −∞ in lanes that stand for no displacement.
+    so_far
+        Best correlation of the view.
+    transform
+        What `lane_irfft` takes.
+
+    Returns
+    -------
+    tuple
+        Best correlations of the lanes; the best of these, and its lane and angle if it is better
+        than the best so far; the largest absolute value.
+    """
+    lane_irfft(spectrum, room[0], room[1], transform)
+    peaks, lows = _find_peaks(room[0], scale, transform[0])
+    peaks = peaks + penalty
+    value = largest_lane(peaks)
+    lane = angle = _U(0)
+    if value > so_far:
+        lane = first_lane(peaks, spread(value))
+        angle = _angle_of(room[0], scale, transform[0], lane, value)
+    return peaks, value, lane, angle, max(value, largest_lane(penalty - lows))
 
 
 @inline
@@ -441,82 +432,170 @@ def _starts(views, tile, end, n_terms):
     """Where the terms of a tile's views begin; the last view again where there are no more."""
     last = end - _U(1)
     return (
-        _U(views[tile]) * n_terms,
-        _U(views[min(tile + _U(1), last)]) * n_terms,
-        _U(views[min(tile + _U(2), last)]) * n_terms,
-        _U(views[min(tile + _U(3), last)]) * n_terms,
+        whole_number(views, tile) * n_terms,
+        whole_number(views, min(tile + _U(1), last)) * n_terms,
+        whole_number(views, min(tile + _U(2), last)) * n_terms,
+        whole_number(views, min(tile + _U(3), last)) * n_terms,
+        whole_number(views, min(tile + _U(4), last)) * n_terms,
+        whole_number(views, min(tile + _U(5), last)) * n_terms,
     )
+
+
+@inline
+@no_type_check
+def _multiply(image, block, n_blocks, template, starts, terms, spectra, n_rows):
+    """Sum products of a tile's views and blocks, of the latter perhaps only one."""
+    first_term, n_frequencies = terms
+    n_terms = whole_number(first_term, n_frequencies)
+    if n_blocks == _U(_BLOCKS_AT_ONCE):
+        rows = (block * n_terms, (block + _U(1)) * n_terms)
+        _multiply_tile(image, rows, template, starts, first_term, n_frequencies, spectra, n_rows)
+    else:
+        rows = (block * n_terms,)
+        _multiply_row(image, rows, template, starts, first_term, n_frequencies, spectra, n_rows)
+
+
+@inline
+@no_type_check
+def _likelihoods(most, spectrum, room, ones, lanes, template, start, place, scales, law, tables):
+    """Sum likelihoods of a view and a block, unless all of them are far below the largest so far.
+
+    Parameters
+    ----------
+    most
+        The largest |x|.
+    spectrum, room
+        Addresses of arrays to work in; the first of `room` has the unscaled correlations.
+    ones, template
+        As in `_score`.
+    lanes
+        Vectors: 0, or −∞ in lanes that stand for no displacement, and priors.
+    start, place
+        Where the terms of the view begin; numbers of the block and of the view.
+    scales
+        As in `_score`.
+    law
+        As in `_score`, and the largest log-likelihood so far.
+    tables
+        Address of where the terms of an angular frequency begin, and `plan` as in `_score`.
+
+    Returns
+    -------
+    tuple
+        Logarithms of the sum and of the largest term.
+    """
+    first_term, (transform, n_rows) = tables
+    n_angles, of_view = transform[0], place[1] * transform[0] * _U(4)
+    least_log = number(scales[3], place[1])
+    least = _least_correlation(law, np.float64(least_log))
+    if not _reaches(most, law, least):
+        return -math.inf, -math.inf
+    has_mean = ones[2] > _U(0)
+    if has_mean:
+        row = place[0] * whole_number(first_term, ones[2])
+        _multiply_by_ones(ones, row, template, start, first_term, spectrum, n_rows)
+        lane_irfft(spectrum, room[2], room[1], transform)
+    of_angles = (scales[0] + of_view, scales[1] + of_view, scales[2] + of_view)
+    return _integrate(room[0], room[2], has_mean, of_angles, least_log, law, lanes, least, n_angles)
 
 
 @_compiled
 @no_type_check
-def _score(image, ones, template, views, scales, law, reference, plan, n_rows, work, out):
-    """Compare an image with views.
+def _score(image, ones, lanes, template, views, scales, law, reference, sizes, plan, work, out):
+    """Compare an image with views. What is called an address is that of a contiguous array.
 
     Parameters
     ----------
     image
-        Terms, real and imaginary, in rows of `N_LANES`.
+        Addresses of its terms, real and imaginary, in rows of `N_LANES`.
     ones
-        The same of an image of ones, and logarithms of priors.
+        The same of an image of ones, and the number of its angular frequencies.
+    lanes
+        Addresses of rows: 0, or −∞ in lanes that stand for no displacement, and priors.
     template
-        Terms of all views, real and imaginary, one view after the other.
+        Addresses of the terms of all views, real and imaginary, one view after the other.
     views
-        Which of them.
+        Address of the numbers of the views.
     scales
-        What x and u are multiplied by, ½ log I_xx, and the smallest of the latter of each view.
+        Addresses of what x and u are multiplied by, of ½ log I_xx, and of the smallest of the
+        latter of each view.
     law, reference
         p, v, bound of u, cutoff, whether to integrate; largest log-likelihood so far, (1,).
+    sizes
+        Numbers of views and of blocks of displacements; address of where the terms of an angular
+        frequency begin, and how many frequencies there are.
     plan
-        Where terms of an angular frequency begin, frequencies that `ones` has, number of angles,
-        and the arrays that `lane_irfft` takes.
-    n_rows, work
-        Rows of a spectrum; room for four, and for one more of each product of a tile.
+        What `lane_irfft` takes, and rows of a spectrum.
+    work
+        Address of room for three of those, and for one more of each product of a tile.
     out
-        Best correlation, displacement, angle, log of the sum, all of (n_views,), and what was asked
-        for besides: (n_views, n_lanes), (n_angles,), (n_views, n_lanes, n_angles), or of size 0.
+        Arrays: best correlation, displacement, angle, log of the sum, all of (n_views,), and what
+        was asked for besides: (n_views, n_lanes), (n_angles,), (n_views, n_lanes, n_angles), or
+        without elements.
     """
-    first_term, size = plan[0], n_rows * _U(N_LANES)
-    n_frequencies, n_terms = _U(first_term.size - 1), _U(first_term[first_term.size - 1])
-    n_blocks, n_views = _U(ones[2].size // N_LANES), _U(views.size)
-    spectra = work[_U(4) * size :]
-    x, spare, mean = work[:size], work[size : _U(2) * size], work[_U(2) * size : _U(3) * size]
-    peaks = work[_U(3) * size : _U(4) * size]
-    step = _U(_VIEWS_AT_ONCE)
-    for first in range(_U(0), n_views, _U(_VIEWS_PER_BLOCK)):
-        end = min(n_views, first + _U(_VIEWS_PER_BLOCK))
-        for block in range(_U(0), n_blocks, _U(_BLOCKS_AT_ONCE)):
+    n_views, n_blocks, first_term, n_frequencies = sizes
+    (transform, n_rows), n_terms = plan, whole_number(first_term, n_frequencies)
+    size, step = n_rows * _U(4 * N_LANES), _U(_VIEWS_AT_ONCE)
+    room, spectra = (work, work + size, work + _U(2) * size), work + _U(3) * size
+    best, displacement, angle, log_sum, of_displacements, of_angles, everything = out
+    more = of_displacements.size + of_angles.size + everything.size > 0
+    for first in range(_U(0), n_views, _U(_VIEWS_PER_GROUP)):
+        end = min(n_views, first + _U(_VIEWS_PER_GROUP))
+        for first_block in range(_U(0), n_blocks, _U(_BLOCKS_AT_ONCE)):
+            n_here = min(n_blocks - first_block, _U(_BLOCKS_AT_ONCE))
             for tile in range(first, end, step):
                 starts = _starts(views, tile, end, n_terms)
-                row = block * n_terms
-                if block + _U(_BLOCKS_AT_ONCE) <= n_blocks:
-                    n_here, rows = _U(_BLOCKS_AT_ONCE), (row, row + n_terms)
-                    _multiply_tile(
-                        image, rows, template, starts, first_term, n_frequencies, spectra, n_rows
+                _multiply(
+                    image,
+                    first_block,
+                    n_here,
+                    template,
+                    starts,
+                    (first_term, n_frequencies),
+                    spectra,
+                    n_rows,
+                )
+                for product in range(n_here * step):
+                    block, view = first_block + product // step, tile + product % step
+                    if view >= end:
+                        continue
+                    spectrum, start = spectra + product * size, starts[product % step]
+                    of_lanes = load(lanes[0], block), load(lanes[1], block)
+                    scale = scales[0] + view * transform[0] * _U(4)
+                    peaks, value, lane, place, most = _find_best(
+                        spectrum, room, scale, of_lanes[0], best[view], transform
                     )
-                else:
-                    n_here = _U(1)
-                    _multiply_row(
-                        image, (row,), template, starts, first_term, n_frequencies, spectra, n_rows
-                    )
-                for i in range(n_here):
-                    for view in range(tile, min(tile + step, end)):
-                        at = (i * step + view - tile) * size
-                        arrays = (spectra[at : at + size], x, spare, mean, peaks)
-                        start = _U(views[view]) * n_terms
-                        _reduce(
-                            arrays,
+                    if value > best[view]:
+                        best[view], angle[view] = value, place
+                        displacement[view] = block * _U(N_LANES) + lane
+                    if more:
+                        _keep_more(
+                            room[0],
+                            scale,
+                            peaks,
+                            lanes[0],
+                            block,
+                            view,
+                            of_displacements,
+                            of_angles,
+                            everything,
+                        )
+                    if law[4]:
+                        total, highest = _likelihoods(
+                            most,
+                            spectrum,
+                            room,
                             ones,
+                            of_lanes,
                             template,
                             start,
-                            block + i,
-                            view,
+                            (block, view),
                             scales,
-                            law,
-                            reference,
-                            plan,
-                            out,
+                            (*law, reference[0]),
+                            (first_term, plan),
                         )
+                        log_sum[view] = _add_logarithms(log_sum[view], total)
+                        reference[0] = max(reference[0], highest)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -614,8 +693,8 @@ class BestOfViews:
         (n_views,): the largest over displacements and angles, and where it is; the first where
         there are several.
     log_sum
-        (n_views,) nats: log Σ prior · L over displacements, mean over angles, but for what all poses
-        of the image have in common; −∞ where everything was left out.
+        (n_views,) nats: log Σ prior · L over displacements, mean over angles, but for what all
+        poses of the image have in common; −∞ where everything was left out.
     of_displacements
         (n_views, n_lanes): largest over the angles.
     of_angles
@@ -634,6 +713,26 @@ class BestOfViews:
 
 
 _BESIDES = ("of_displacements", "of_angles", "everything")
+
+
+def _nothing_yet(n_views: int, n_lanes: int, n_angles: int, also: tuple[str, ...]) -> BestOfViews:
+    """Make results to be filled in; what is not asked for has no elements."""
+    shapes = {
+        "of_displacements": (n_views, n_lanes),
+        "of_angles": (n_angles,),
+        "everything": (n_views, n_lanes, n_angles),
+    }
+    besides = {
+        name: np.full(shape if name in also else (0,) * len(shape), -np.inf, np.float32)
+        for name, shape in shapes.items()
+    }
+    return BestOfViews(
+        cross_correlation=np.full(n_views, -np.inf, np.float32),
+        displacement=np.zeros(n_views, np.int32),
+        inplane=np.zeros(n_views, np.int32),
+        log_sum=np.full(n_views, -np.inf),
+        **besides,
+    )
 
 
 def score_views(
@@ -680,69 +779,49 @@ def score_views(
     UsageError
         Where there is no such view, or no such result.
     """
-    n_all, n_lanes, n_angles = len(templates.real), image.log_prior.size, templates.plan.n
+    n_all, n_lanes = len(templates.real), image.log_prior.size
     if views.size and not (views.min() >= 0 and views.max() < n_all):
         msg = f"views are numbered 0 to {n_all - 1}, not {views.min()} to {views.max()}."
         raise UsageError(msg)
     if unknown := set(also) - set(_BESIDES):
         msg = f"no such result: {', '.join(sorted(unknown))}. There are {', '.join(_BESIDES)}."
         raise UsageError(msg)
-    shapes = {
-        "of_displacements": (len(views), n_lanes),
-        "of_angles": (n_angles,),
-        "everything": (len(views), n_lanes, n_angles),
-    }
-    besides = {
-        name: np.full(shape if name in also else (0,) * len(shape), -np.inf, np.float32)
-        for name, shape in shapes.items()
-    }
-    found = BestOfViews(
-        cross_correlation=np.full(len(views), -np.inf, np.float32),
-        displacement=np.zeros(len(views), np.int32),
-        inplane=np.zeros(len(views), np.int32),
-        log_sum=np.full(len(views), -np.inf),
-        **besides,
-    )
+    found = _nothing_yet(len(views), n_lanes, templates.plan.n, also)
     n_low = int(np.searchsorted(templates.first_term, image.ones_real.shape[1]))
     plan, law = templates.plan, (1.0, 0.0, 0.0, 0.0, False)
     if integration is not None:
-        law = (
-            float(integration.exponent),
-            float(image.mean),
-            float(integration.ones_bound) if n_low else 0.0,
-            float(integration.cutoff),
-            True,
-        )
+        p, cutoff = float(integration.exponent), float(integration.cutoff)
+        law = (p, float(image.mean), float(integration.ones_bound) if n_low else 0.0, cutoff, True)
+    largest_prior = image.log_prior.max()
+    penalty = np.where(np.isfinite(image.log_prior), np.float32(0), np.float32(-np.inf))
+    prior = np.exp(image.log_prior - largest_prior).astype(np.float32)
+    per_angle = (scales.inverse_norm / _F(plan.n), scales.ones_scale / _F(plan.n))
+    least_log = scales.half_log_power.min(axis=1)
+    work = aligned_zeros((3 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE) * plan.n_rows * N_LANES)
     _score(
-        (image.real.ravel(), image.imaginary.ravel()),
-        (image.ones_real.ravel(), image.ones_imaginary.ravel(), image.log_prior),
-        (templates.real.ravel(), templates.imaginary.ravel()),
-        views,
-        (
-            scales.inverse_norm / _F(plan.n),
-            scales.ones_scale / _F(plan.n),
-            scales.half_log_power,
-            scales.half_log_power.min(axis=1),
-        ),
+        addresses(image.real, image.imaginary),
+        (*addresses(image.ones_real, image.ones_imaginary), np.uint64(n_low)),
+        addresses(penalty, prior),
+        addresses(templates.real, templates.imaginary),
+        *addresses(views),
+        addresses(*per_angle, scales.half_log_power, least_log),
         law,
         np.full(1, -np.inf) if reference is None else reference,
         (
-            templates.first_term,
-            np.uint64(n_low),
-            np.uint64(plan.n),
-            plan.roots,
-            plan.complex_plan.factors,
-            plan.complex_plan.twiddles,
-            plan.complex_plan.roots,
+            np.uint64(len(views)),
+            np.uint64(n_lanes // N_LANES),
+            *addresses(templates.first_term),
+            np.uint64(templates.first_term.size - 1),
         ),
-        np.uint64(plan.n_rows),
-        aligned_zeros((4 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE) * plan.n_rows * N_LANES),
+        (plan.compiled, np.uint64(plan.n_rows)),
+        *addresses(work),
         (
             found.cross_correlation,
             found.displacement,
             found.inplane,
             found.log_sum,
-            *(besides[name] for name in _BESIDES),
+            *(getattr(found, name) for name in _BESIDES),
         ),
     )
+    found.log_sum[:] += largest_prior
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from cryolike.scoring.compiled import (
     ViewScales,
     score_views,
 )
-from cryolike.scoring.image_terms import ImageTerms
+from cryolike.scoring.image_terms import ImageTerms, TurnedPower
 from cryolike.scoring.lanes import RealLanePlan
 from cryolike.scoring.template_terms import TemplateTerms
 from cryolike.scoring.vectors import N_LANES
@@ -33,8 +34,23 @@ _LEFT_OUT_OF_ONES = 1e-2
 What they do add is a tenth of that or less, since their phases differ.
 """
 
+_LARGEST_MEAN = 5e-3
+"""Correlation with an image of ones above which u must be exact: log L depends on their product."""
+
+_LARGEST_BOUND = 0.9
+"""Of |u|; where it may be larger, all poses are summed."""
+
 _TYPICAL_POWER = 0.3
 """I_xx of a template of unit norm, about half of which its CTF leaves."""
+
+_NEGLIGIBLE_POWER = 1e-6
+"""Bound of what angular frequencies of CTF² that are left out could add to I_xx."""
+
+_NEGLIGIBLE_COARSE_POWER = 1e-3
+"""The same where only the best cells are looked for."""
+
+_IMAGES_AT_ONCE = 32
+"""Whose template powers are computed together."""
 
 _NEGLIGIBLE_NATS = 12.0
 """What poses may lack that are left out, even if all poses together were of their kind."""
@@ -49,14 +65,20 @@ class CompiledComparison:
         Of the templates, complex64, with an even number of angles.
     grid
         What images and templates are compared on.
+    memory_bytes
+        What a comparison may take.
     n_threads
         Threads to share images among; all cores that the process may use where None.
     """
 
     def __init__(
-        self, terms: TemplateTerms, grid: ComparedGrid, n_threads: int | None = None
+        self,
+        terms: TemplateTerms,
+        grid: ComparedGrid,
+        memory_bytes: float,
+        n_threads: int | None = None,
     ) -> None:
-        self._terms, self._grid = terms, grid
+        self._terms, self._grid, self._memory_bytes = terms, grid, memory_bytes
         self._n_threads = n_usable_cores() if n_threads is None else n_threads
         of_views = terms.terms.numpy()
         self._first_term = terms.basis.first_term.astype(np.int64)
@@ -66,28 +88,50 @@ class CompiledComparison:
             first_term=self._first_term,
             plan=RealLanePlan.of_length(terms.basis.n_angles),
         )
+        self._power = TurnedPower(terms.power, terms.basis.n_angles, terms.power_step)
         self._strength = self._norms(of_views).max(axis=0)
-        self._terms_of_images = _image_terms(terms, grid)
+        self._terms_of_images = ImageTerms(terms.basis, grid, grid.box_size_A)
         self._ones = grid.ones.numpy().astype(np.complex64)
-        self._terms_of_ones = _image_terms(terms, grid, self._n_frequencies_of_ones())
+        self._terms_of_ones = ImageTerms(
+            terms.basis, grid, grid.box_size_A, n_frequencies=self._n_frequencies_of_ones()
+        )
 
     def best_of_views(
         self, moments: ImageMoments, delta_A: np.ndarray, log_prior: np.ndarray
     ) -> ViewScores:
         """Compare images with all views at the same displacements."""
+        n_lanes = -(-len(delta_A) // N_LANES) * N_LANES
+        # Terms of the image and of ones, real and imaginary; scales of all views
+        n_scales = 4 * len(self._views.real) * self._terms.basis.n_angles
+        image_bytes = 4 * (4 * n_lanes * self._terms.basis.n_terms + n_scales)
+        n_at_once = int(np.clip(self._memory_bytes / 2 // image_bytes, 1, len(moments)))
+        parts = [
+            self._best_of_few(moments.take(slice(first, first + n_at_once)), delta_A, log_prior)
+            for first in range(0, len(moments), n_at_once)
+        ]
+        columns = (field.name for field in fields(ViewScores))
+        return ViewScores(**{k: torch.cat([getattr(part, k) for part in parts]) for k in columns})
+
+    def _best_of_few(
+        self, moments: ImageMoments, delta_A: np.ndarray, log_prior: np.ndarray
+    ) -> ViewScores:
         n = len(moments)
         views = np.arange(len(self._views.real))
         # With fewer images than threads each image is shared
         n_parts = -(-self._n_threads // n)
         parts = np.array_split(views, min(n_parts, len(views)))
+        scales = self._scales(moments, views)
         references = [np.full(1, -np.inf) for _ in range(n)]
         prepared = self._in_threads(
             lambda i: self._displaced(moments, i, delta_A, log_prior, True), range(n)
         )
-        jobs = [(i, part) for i in range(n) for part in parts]
-        found = self._in_threads(
-            lambda job: self._compare(moments, *job, *prepared[job[0]], references[job[0]]), jobs
-        )
+
+        def compare(job: tuple[int, np.ndarray]) -> BestOfViews:
+            i, part = job
+            image, bound = prepared[i]
+            return self._compare(part, _of_views(scales[i], part), image, bound, references[i])
+
+        found = self._in_threads(compare, [(i, part) for i in range(n) for part in parts])
         return _joined(found, n)
 
     def best_of_cells(self, moments: ImageMoments, delta_A: np.ndarray) -> Tensor:
@@ -97,11 +141,15 @@ class CompiledComparison:
 
         def compare(i: int) -> None:
             image, _ = self._displaced(moments, i, delta_A, np.zeros(len(delta_A)), False)
-            scales = self._scales(moments, i, views)
-            found = score_views(image, self._views, views, scales, also=("of_displacements",))
+            scale = scales[i - first]
+            found = score_views(image, self._views, views, scale, also=("of_displacements",))
             best[i] = found.of_displacements[:, : len(delta_A)]
 
-        self._in_threads(compare, range(len(moments)))
+        for first in range(0, len(moments), _IMAGES_AT_ONCE):
+            few = range(first, min(first + _IMAGES_AT_ONCE, len(moments)))
+            part = moments.take(slice(few.start, few.stop))
+            scales = self._scales(part, views, _NEGLIGIBLE_COARSE_POWER)
+            self._in_threads(compare, few)
         return torch.from_numpy(best)
 
     def best_of_chosen(
@@ -116,9 +164,16 @@ class CompiledComparison:
         def compare(i: int) -> ViewScores:
             prepared = self._displaced(moments, i, delta_A[i], log_prior[i], True)
             reference = np.full(1, -np.inf)
-            return _joined([self._compare(moments, i, views[i], *prepared, reference)], 1)
+            (scale,) = self._scales(moments.take(slice(i, i + 1)), views[i])
+            return _joined([self._compare(views[i], scale, *prepared, reference)], 1)
 
         return self._in_threads(compare, range(len(moments)))
+
+    def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
+        """Terms of one image; see `comparison.Comparison`."""
+        parts = self._terms_of_images(moments.images[0].numpy(), moments.ctf[0].numpy(), delta_A)
+        lanes = [part.swapaxes(1, 2).reshape(-1, part.shape[1])[: len(delta_A)] for part in parts]
+        return lanes[0] + 1j * lanes[1]
 
     def _in_threads(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         if self._n_threads == 1:
@@ -128,19 +183,19 @@ class CompiledComparison:
 
     def _compare(
         self,
-        moments: ImageMoments,
-        i: int,
         views: np.ndarray,
+        scales: ViewScales,
         image: DisplacedImage,
         ones_bound: float,
         reference: np.ndarray,
     ) -> BestOfViews:
-        scales = self._scales(moments, i, views)
         n_poses = len(self._views.real) * image.log_prior.size * self._terms.basis.n_angles
+        bound = ones_bound * math.exp(-scales.half_log_power.min())
+        is_useful = bound < _LARGEST_BOUND
         integration = Integration(
             exponent=self._grid.n_compared / 2 - 2,
-            ones_bound=ones_bound / math.sqrt(math.exp(2 * scales.half_log_power.min())),
-            cutoff=math.log(n_poses) + _NEGLIGIBLE_NATS,
+            ones_bound=bound if is_useful else _LARGEST_BOUND,
+            cutoff=math.log(n_poses) + _NEGLIGIBLE_NATS if is_useful else math.inf,
         )
         return score_views(image, self._views, views, scales, integration, reference)
 
@@ -162,7 +217,9 @@ class CompiledComparison:
         bound = 0.0
         if has_ones:
             unit = np.float32(1 / math.sqrt(self._grid.i_ss))
-            ones = np.stack(self._terms_of_ones(self._ones, ctf * unit, delta_A))
+            has_mean = abs(float(moments.v[i])) > _LARGEST_MEAN
+            terms_of_ones = self._terms_of_images if has_mean else self._terms_of_ones
+            ones = np.stack(terms_of_ones(self._ones, ctf * unit, delta_A))
             bound = self._largest_product(ones)
         image = DisplacedImage(
             real=real,
@@ -174,15 +231,20 @@ class CompiledComparison:
         )
         return image, bound
 
-    def _scales(self, moments: ImageMoments, i: int, views: np.ndarray) -> ViewScales:
-        ctf = moments.ctf[i : i + 1]
-        power = torch.fft.rfft(ctf.square(), dim=-1)[..., :: self._terms.power_step]
-        power = power.permute(2, 0, 1)[: len(self._terms.power)]
-        i_xx = self._terms.turned_power(power, views)[:, 0].T.contiguous()
-        inverse = i_xx.rsqrt().numpy()
-        return ViewScales(
-            inverse_norm=inverse, ones_scale=inverse, half_log_power=(i_xx.log() / 2).numpy()
-        )
+    def _scales(
+        self, moments: ImageMoments, views: np.ndarray, tolerance: float = _NEGLIGIBLE_POWER
+    ) -> list[ViewScales]:
+        """Find what products with views are scaled by, for each image."""
+        i_xx, _ = self._power(moments.ctf, tolerance, views)
+        turns = 1, self._terms.power_step
+        return [
+            ViewScales(inverse_norm=inverse, ones_scale=inverse, half_log_power=half_log)
+            for inverse, half_log in zip(
+                np.tile(i_xx.rsqrt().numpy(), (1, *turns)),
+                np.tile(i_xx.log().mul_(0.5).numpy(), (1, *turns)),
+                strict=True,
+            )
+        ]
 
     def _norms(self, of_views: np.ndarray) -> np.ndarray:
         """Norms of the terms of each angular frequency, (n_views, n_frequencies)."""
@@ -201,8 +263,10 @@ class CompiledComparison:
         of_frequency = np.zeros((len(power), n_frequencies, N_LANES))
         of_frequency[:, full] = np.add.reduceat(power, edges[full], axis=1)
         largest = np.sqrt(of_frequency).max(axis=(0, 2))
-        bounds: np.ndarray = 2 / self._terms.basis.n_angles * largest
-        return bounds * self._strength[:n_frequencies]
+        bounds: np.ndarray = (
+            2 / self._terms.basis.n_angles * largest * self._strength[:n_frequencies]
+        )
+        return bounds
 
     def _largest_product(self, ones: np.ndarray) -> float:
         return float(self._products_of_ones(ones).sum())
@@ -216,19 +280,14 @@ class CompiledComparison:
         return max(1, int((left_out > _LEFT_OUT_OF_ONES).sum()))
 
 
-def _image_terms(
-    terms: TemplateTerms, grid: ComparedGrid, n_frequencies: int | None = None
-) -> ImageTerms:
-    from types import SimpleNamespace
-    from dataclasses import replace
-    polar: Any = SimpleNamespace(
-        radius_shells=grid.radius_shells,
-        theta_shell=grid.theta_shell,
-        n_shells=len(grid.radius_shells),
-        n_inplanes=len(grid.theta_shell),
+def _of_views(scales: ViewScales, views: np.ndarray) -> ViewScales:
+    """Take the scales of consecutive views."""
+    chosen = slice(views[0], views[-1] + 1)
+    return ViewScales(
+        inverse_norm=scales.inverse_norm[chosen],
+        ones_scale=scales.ones_scale[chosen],
+        half_log_power=scales.half_log_power[chosen],
     )
-    basis = replace(terms.basis, n_angles=len(grid.theta_shell))
-    return ImageTerms(basis, polar, grid.box_size_A, n_frequencies=n_frequencies)
 
 
 def _joined(found: list[BestOfViews], n_images: int) -> ViewScores:

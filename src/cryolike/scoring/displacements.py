@@ -42,6 +42,12 @@ class Displacements:
     def __len__(self) -> int:
         return len(self.x_A)
 
+    @property
+    def step_A(self) -> np.ndarray:
+        """Largest distance of neighbours along x and y, Å, (2,); 0 where there is only one."""
+        axes = (np.unique(axis.round(9)) for axis in (self.x_A, self.y_A))
+        return np.array([np.diff(axis).max(initial=0.0) for axis in axes])
+
     @classmethod
     def grid(
         cls,

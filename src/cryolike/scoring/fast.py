@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.comparison import ComparedGrid, Comparison, ImageMoments, ViewScores
@@ -62,6 +61,8 @@ class BestPoses:
         Log-likelihood integrated over poses, float64, nats, but for what all poses share.
     left_out
         What the integral lacks, estimated, nats.
+    centre_A
+        What is to be added to the displacement, Å, (n_images, 2).
     """
 
     view: np.ndarray
@@ -69,34 +70,55 @@ class BestPoses:
     displacement: np.ndarray
     integrated: np.ndarray
     left_out: np.ndarray
+    centre_A: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: list[BestPoses], order: np.ndarray) -> Self:
+        """Put the images of all parts, one after another, into an order."""
+        names = (field.name for field in fields(cls))
+        return cls(**{k: np.concatenate([getattr(p, k) for p in parts])[order] for k in names})
 
 
-def best_poses(scores: ViewScores, log_weights: np.ndarray) -> BestPoses:
-    """Reduce what an exact comparison found for each view."""
-    view = scores.cross_correlation.argmax(dim=1)
-    weights = torch.tensor(log_weights, device=view.device)
+def best_poses(
+    scores: ViewScores,
+    log_weights: np.ndarray,
+    views: np.ndarray | None = None,
+    centre_A: np.ndarray | None = None,
+) -> BestPoses:
+    """Reduce what a comparison found for each view.
+
+    Parameters
+    ----------
+    scores
+        Of images and views.
+    log_weights
+        Of the views.
+    views
+        Their numbers, if they are not all.
+    centre_A
+        What was added to the displacements, (2,); 0 where None.
+
+    Returns
+    -------
+    BestPoses
+        With nothing left out.
+    """
+    best = scores.cross_correlation.argmax(dim=1)
+    weights = torch.tensor(log_weights, device=best.device)
     integrated = (scores.log_likelihood_integrated + weights).logsumexp(dim=1)
     inplane, displacement = (
-        column.gather(1, view[:, None])[:, 0].cpu().numpy()
+        column.gather(1, best[:, None])[:, 0].cpu().numpy()
         for column in (scores.inplane, scores.displacement)
     )
+    view = best.cpu().numpy()
     return BestPoses(
-        view=view.cpu().numpy(),
+        view=view if views is None else views[view],
         inplane=inplane,
         displacement=displacement,
         integrated=integrated.cpu().numpy(),
         left_out=np.zeros(len(view)),
+        centre_A=np.zeros((len(view), 2)) + (0 if centre_A is None else centre_A),
     )
-
-
-class _Found(NamedTuple):
-    """One image of `BestPoses`."""
-
-    view: int
-    inplane: int
-    displacement: int
-    integrated: float
-    left_out: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,7 +211,9 @@ def _thinned(axis: np.ndarray, step: float) -> np.ndarray:
     fine = (axis[-1] - axis[0]) / (len(axis) - 1)
     stride = max(1, math.floor(step / fine + 1e-6))
     n_coarse = 1 + math.ceil((len(axis) - 1) / stride)
-    return axis[np.unique(np.linspace(0, len(axis) - 1, n_coarse).round().astype(int))]
+    places = np.unique(np.linspace(0, len(axis) - 1, n_coarse).round().astype(int))
+    thinned: np.ndarray = axis[places]
+    return thinned
 
 
 class FastSearch:
@@ -253,20 +277,20 @@ class FastSearch:
         chosen = [self._choose(gain) for gain in gains]
         everything = len(self._log_weights) * len(self._delta_A)
         is_few = [len(c.views) * len(c.delta) < _LARGEST_SHARE * everything for c in chosen]
-        results: list[_Found | None] = [None] * len(moments)
         few = np.flatnonzero(is_few)
-        for i, scores in zip(few, self._compare(moments.take(few), chosen, few), strict=True):
-            found = self._found(gains[i], chosen[i], scores)
-            results[i] = found if found.left_out <= _LEFT_OUT_NATS else None
-        again = np.array([i for i, found in enumerate(results) if found is None], dtype=np.int64)
+        compared = self._compare(moments.take(few), [chosen[i] for i in few])
+        found = [
+            self._found(gains[i], chosen[i], scores)
+            for i, scores in zip(few, compared, strict=True)
+        ]
+        is_good = np.array([part.left_out[0] <= _LEFT_OUT_NATS for part in found], dtype=bool)
+        good = few[is_good]
+        parts = [part for part, kept in zip(found, is_good, strict=True) if kept]
+        again = np.setdiff1d(np.arange(len(moments)), good)
         if len(again):
             of_all = self._fine.best_of_views(moments.take(again), self._delta_A, self._log_prior)
-            exact = best_poses(of_all, self._log_weights)
-            for i, row in enumerate(again):
-                results[row] = _Found(*(column[i] for column in vars(exact).values()))
-        columns = zip(*[found for found in results if found is not None], strict=True)
-        names = _Found._fields
-        return BestPoses(**{k: np.array(v) for k, v in zip(names, columns, strict=True)})
+            parts.append(best_poses(of_all, self._log_weights))
+        return BestPoses.joined(parts, np.argsort(np.concatenate([good, again])))
 
     def _gain(self, x: np.ndarray) -> np.ndarray:
         """Log-likelihood above that of no correlation, nats; of positive correlations."""
@@ -289,32 +313,24 @@ class FastSearch:
             coarse_displacements=displacements,
         )
 
-    def _compare(
-        self, moments: ImageMoments, chosen: list[_Chosen], rows: np.ndarray
-    ) -> list[ViewScores]:
-        if not len(rows):
-            return []
-        deltas = [chosen[i].delta for i in rows]
+    def _compare(self, moments: ImageMoments, chosen: list[_Chosen]) -> list[ViewScores]:
         return self._fine.best_of_chosen(
             moments,
-            [self._delta_A[delta] for delta in deltas],
-            [self._log_prior[delta] for delta in deltas],
-            [chosen[i].views for i in rows],
+            [self._delta_A[c.delta] for c in chosen],
+            [self._log_prior[c.delta] for c in chosen],
+            [c.views for c in chosen],
         )
 
-    def _found(self, gain: np.ndarray, chosen: _Chosen, scores: ViewScores) -> _Found:
+    def _found(self, gain: np.ndarray, chosen: _Chosen, scores: ViewScores) -> BestPoses:
         """Reduce what was found for an image, and estimate what was left out."""
+        best = best_poses(scores, self._log_weights[chosen.views], chosen.views)
         x = scores.cross_correlation[0].cpu().numpy()
         of_views = scores.log_likelihood_integrated[0].cpu().numpy()
-        integrated = float(logsumexp(of_views + self._log_weights[chosen.views]))
-        best = int(x.argmax())
-        rest = self._rest(gain, chosen, x, of_views) - integrated
-        return _Found(
-            view=int(chosen.views[best]),
-            inplane=int(scores.inplane[0, best]),
-            displacement=int(chosen.delta[int(scores.displacement[0, best])]),
-            integrated=integrated,
-            left_out=math.log1p(math.exp(min(rest, 500.0))),
+        rest = self._rest(gain, chosen, x, of_views) - float(best.integrated[0])
+        return replace(
+            best,
+            displacement=chosen.delta[best.displacement],
+            left_out=np.array([math.log1p(math.exp(min(rest, 500.0)))]),
         )
 
     def _rest(
@@ -336,4 +352,12 @@ class FastSearch:
         entropy = np.median(of_views[finite] - self._gain(x)[finite])
         rest = (ratio.mean() + ratio.std()) * gain + entropy + np.log(self._views.weights)[:, None]
         rest[np.ix_(chosen.coarse_views, chosen.coarse_displacements)] = -np.inf
-        return float(logsumexp(rest))
+        return _log_of_sum(rest)
+
+
+def _log_of_sum(logarithms: np.ndarray) -> float:
+    """Sum numbers whose logarithms are given; quicker than scipy's function for few."""
+    largest = float(logarithms.max())
+    if not math.isfinite(largest):
+        return largest
+    return largest + math.log(float(np.exp(logarithms - largest).sum()))

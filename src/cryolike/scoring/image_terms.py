@@ -13,6 +13,7 @@ templates have power.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from cryolike.errors import UsageError
 from cryolike.physics.compiled import _compiled
 from cryolike.scoring.lanes import aligned_zeros
 from cryolike.scoring.template_terms import RadialBasis
-from cryolike.scoring.vectors import LANES, N_LANES, inline, load, spread, store
+from cryolike.scoring.vectors import HAS_WIDE_REGISTERS, LANES, N_LANES, inline, load, spread, store
 from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["ImageTerms", "TurnedPower"]
@@ -39,11 +40,13 @@ __all__ = ["ImageTerms", "TurnedPower"]
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
 
-_N_SHELLS, _N_FREQUENCIES = 4, 4
-"""Shells and frequencies of which sums are made at once: as many as keep the processor busy."""
+_N_SHELLS, _N_FREQUENCIES, _N_TERMS = (4, 4, 12) if HAS_WIDE_REGISTERS else (2, 3, 3)
+"""Sums that are made at once, of frequencies and shells, and of terms, which have two parts each.
 
-_N_TERMS = 8
-"""The same for terms, which have two parts each."""
+They stay in the processor's registers, and are enough of them to keep it busy.
+"""
+
+_ALL = slice(None)
 
 _FLOATS = ir.VectorType(ir.FloatType(), N_LANES)
 _INTS = ir.VectorType(ir.IntType(32), N_LANES)
@@ -222,7 +225,7 @@ def _turn(swing, row, slope, slope_rest, one):
 @inline
 @no_type_check
 def _fill_lanes(displacements_A, first, direction, swing, present):
-    """Find how far sixteen displacements go along each direction, Å, as float32 and what that lacks.
+    """Find how far sixteen displacements go in each direction, Å, as float32 and what that lacks.
 
     Lanes beyond the last displacement get 0, and 0 rather than 1 in `present`.
     """
@@ -325,35 +328,55 @@ def _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, ser
                     store(series, to + _U(1), im_odd - im)
 
 
+@inline
+@no_type_check
+def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out):
+    """Sum the series over shells, for all terms."""
+    n_rows = _U(out.size // N_LANES)
+    for piece in range(_U(pieces.shape[0])):
+        q, few, first, term = pieces[piece]
+        _project(
+            few,
+            rows,
+            first,
+            few,
+            series,
+            _U(2) * offset[q],
+            _U(2),
+            n_shells - first_shell[q],
+            out,
+            block * n_terms + term,
+            _U(1),
+            n_rows // _U(2),
+        )
+
+
 @_compiled
 @no_type_check
-def _terms(
-    weighted,
-    slope,
-    displacements_A,
-    direction,
-    dft,
-    n_of_parity,
-    last_q,
-    first_shell,
-    offset,
-    n_shells,
-    pieces,
-    rows,
-    swing,
-    present,
-    folded,
-    sums,
-    series,
-    out,
-):
-    """Compute the terms of one image for all displacements; arguments as their makers name them."""
-    n_angles, n_shells = _U(weighted.shape[1]), _U(n_shells)
-    n_blocks = (_U(displacements_A.shape[0]) + _U(N_LANES - 1)) // _U(N_LANES)
-    n_terms = _U(out.size // (2 * N_LANES)) // n_blocks
+def _terms(image, ctf, slope, displacements_A, direction, circle, basis, scratch, out):
+    """Compute the terms of one image for all displacements.
+
+    Parameters
+    ----------
+    image, ctf
+        float32; parts of complex numbers in turn.
+    slope, displacements_A, direction, circle, basis, scratch
+        As `ImageTerms` makes them.
+    out
+        Gets the real and then the imaginary parts.
+    """
+    dft, n_of_parity = circle
+    last_q, first_shell, offset, n_shells, pieces, rows, n_terms = basis
+    weighted, swing, present, folded, sums, series = scratch
+    n_angles, n_shells, n_terms = _U(weighted.shape[1]), _U(n_shells), _U(n_terms)
+    for shell in range(n_shells):
+        for angle in range(n_angles):
+            factor = ctf[shell, angle]
+            weighted[shell, angle, 0] = factor * image[shell, _U(2) * angle]
+            weighted[shell, angle, 1] = factor * image[shell, _U(2) * angle + _U(1)]
     mirror = n_angles if n_of_parity.size == 2 else _U(0)
     top = n_angles // _U(2) if mirror else n_angles
-    for block in range(n_blocks):
+    for block in range(_U(out.size // (2 * N_LANES)) // n_terms):
         _fill_lanes(displacements_A, _U(N_LANES) * block, direction, swing, present)
         one = load(present, _U(0))
         for group in range(_U(last_q.size)):
@@ -365,22 +388,20 @@ def _terms(
                 n_rows = (last + _U(2) - odd) // _U(2)
                 _transform_class(odd, n_rows, dft, folded, n_of_parity, sums)
                 _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, series)
-        for piece in range(_U(pieces.shape[0])):
-            q, few, first, term = pieces[piece]
-            _project(
-                few,
-                rows,
-                first,
-                few,
-                series,
-                _U(2) * offset[q],
-                _U(2),
-                n_shells - first_shell[q],
-                out,
-                block * n_terms + term,
-                _U(1),
-                n_blocks * n_terms,
-            )
+        _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out)
+
+
+def _aligned(*shape: int) -> np.ndarray:
+    """Make what `aligned_zeros` makes, but for the zeros, which take time."""
+    size = math.prod(shape)
+    memory = np.empty(size + N_LANES, np.float32)
+    skipped = -memory.ctypes.data % (4 * N_LANES) // 4
+    return memory[skipped : skipped + size].reshape(shape)
+
+
+def _as_compiled(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    """Copy an array unless compiled code is for its kind: to compile it anew takes seconds."""
+    return np.require(array, dtype, ["C", "A", "W"])
 
 
 def _high_and_low(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -580,10 +601,10 @@ class ImageTerms:
         UsageError
             Where arrays do not fit the grid or each other.
         """
-        re, im = self.of_images(
-            image[None], ctf[None], displacements_A, None if out is None else out[None], n_threads=1
-        )
-        return re[0], im[0]
+        self._check(image.shape, ctf.shape, displacements_A.shape)
+        out = self._memory(out, displacements_A)
+        self._run(image, ctf, displacements_A, out)
+        return out[0], out[1]
 
     def of_images(
         self,
@@ -622,40 +643,50 @@ class ImageTerms:
         UsageError
             Where arrays do not fit the grid or each other.
         """
-        self._check_images(images, ctf, displacements_A)
-        shape = len(images), 2, -(-displacements_A.shape[-2] // N_LANES), self.n_terms, N_LANES
-        if out is None:
-            out = aligned_zeros(*shape)
-        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            msg = f"out must be contiguous float32 of shape {shape}"
+        n = len(images)
+        if displacements_A.ndim == 2:
+            displacements_A = np.broadcast_to(displacements_A, (n, *displacements_A.shape))
+        if not n == len(ctf) == len(displacements_A):
+            msg = f"there are {n} images, {len(ctf)} CTFs, {len(displacements_A)} sets of shifts."
             raise UsageError(msg)
-        of_images = np.broadcast_to(displacements_A, (len(images), *displacements_A.shape[-2:]))
+        self._check(images.shape[1:], ctf.shape[1:], displacements_A.shape[1:])
+        memory = self._memory(out, displacements_A)
 
         def work(i: int) -> None:
-            self._run(images[i], ctf[i], of_images[i], out[i])
+            self._run(images[i], ctf[i], displacements_A[i], memory[i])
 
-        n_threads = min(n_usable_cores() if n_threads is None else n_threads, len(images))
+        n_threads = min(n_usable_cores() if n_threads is None else n_threads, n)
         if n_threads <= 1:
-            for i in range(len(images)):
+            for i in range(n):
                 work(i)
         else:
             with single_threaded_workers(n_threads) as workers:
-                list(workers.map(work, range(len(images))))
-        return out[:, 0], out[:, 1]
+                list(workers.map(work, range(n)))
+        return memory[:, 0], memory[:, 1]
 
-    def _check_images(self, images: np.ndarray, ctf: np.ndarray, shifts_A: np.ndarray) -> None:
-        if images.shape[1:] != self._grid or ctf.shape != images.shape:
+    def _check(
+        self, image: tuple[int, ...], ctf: tuple[int, ...], displacements: tuple[int, ...]
+    ) -> None:
+        if image != self._grid or ctf != self._grid:
             msg = (
-                f"images have shape {images.shape} and CTFs {ctf.shape}, but the grid has "
-                f"{self._grid[0]} shells of {self._grid[1]} angles."
+                f"an image has shape {image} and its CTF {ctf}, but the grid has {self._grid[0]} "
+                f"shells of {self._grid[1]} angles. Make all with the same descriptor."
             )
             raise UsageError(msg)
-        if shifts_A.shape[-2] == 0 or shifts_A.shape[:-2] not in {(), (len(images),)}:
-            msg = (
-                f"displacements have shape {shifts_A.shape}. Give (n, 2) of them for all images, "
-                f"or for each of the {len(images)}."
-            )
+        if len(displacements) != 2 or displacements[0] == 0 or displacements[1] != 2:
+            msg = f"displacements of an image have shape {displacements}. Give (n, 2), n ≥ 1."
             raise UsageError(msg)
+
+    def _memory(self, out: np.ndarray | None, displacements_A: np.ndarray) -> np.ndarray:
+        """Check what was given to put the result into, or make it."""
+        *n, n_displacements, _ = displacements_A.shape
+        shape = *n, 2, -(-n_displacements // N_LANES), self.n_terms, N_LANES
+        if out is None:
+            return _aligned(*shape)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            msg = f"out must be contiguous float32 of shape {shape}"
+            raise UsageError(msg)
+        return out
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
         """Memory that a thread uses again and again: new memory would cost more than the work."""
@@ -664,7 +695,7 @@ class ImageTerms:
             n_half = int(self._circle.n_of_parity[0])
             n_rows = self._circle.dft.size // (8 * n_half)
             held = (
-                np.zeros((len(self._slope), self._half), np.complex64),
+                aligned_zeros(len(self._slope), self._half, 2),
                 aligned_zeros(2 * self._half * N_LANES),
                 aligned_zeros(N_LANES),
                 aligned_zeros(8 * n_half * _N_SHELLS * N_LANES),
@@ -681,25 +712,24 @@ class ImageTerms:
         displacements_A: np.ndarray,
         out: np.ndarray,
     ) -> None:
-        weighted, *scratch = self._scratch()
-        part = np.s_[: self._n_shells, : self._half]
-        weighted[: self._n_shells] = image[part]
-        weighted[: self._n_shells] *= ctf[part]
         basis, circle = self._basis, self._circle
         _terms(
-            weighted.view(np.float32).reshape(*weighted.shape, 2),
+            _as_compiled(image, np.complex64).view(np.float32),
+            _as_compiled(ctf, np.float32),
             self._slope,
-            np.ascontiguousarray(displacements_A, np.float64),
+            _as_compiled(displacements_A, np.float64),
             self._direction,
-            circle.dft,
-            circle.n_of_parity,
-            basis.last_q,
-            basis.first_shell,
-            basis.offset,
-            self._n_shells,
-            basis.pieces,
-            basis.rows,
-            *scratch,
+            (circle.dft, circle.n_of_parity),
+            (
+                basis.last_q,
+                basis.first_shell,
+                basis.offset,
+                self._n_shells,
+                basis.pieces,
+                basis.rows,
+                self.n_terms,
+            ),
+            self._scratch(),
             out.ravel(),
         )
 
@@ -764,9 +794,12 @@ class TurnedPower:
         return self._power.real.dtype
 
     def __call__(
-        self, ctf: Float[Tensor, "n_images n_shells n_inplanes"], tolerance: float = 0.0
+        self,
+        ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+        tolerance: float = 0.0,
+        views: slice | np.ndarray = _ALL,
     ) -> tuple[Float[Tensor, "n_images n_views period"], Float[Tensor, " n_images"]]:
-        """Compute it for all templates and in-plane angles.
+        """Compute it for in-plane angles.
 
         Parameters
         ----------
@@ -774,6 +807,8 @@ class TurnedPower:
             Of images; further shells than those of the templates do not count.
         tolerance
             What may be left out of it; templates have unit power.
+        views
+            Which templates; all where it is not given.
 
         Returns
         -------
@@ -787,7 +822,7 @@ class TurnedPower:
         n_needed = int((left_out > tolerance).any(dim=0).sum())
         n_kept = min(max(n_needed, 1), len(self._power))
         coefficients = series[:, :, :n_kept].permute(2, 0, 1).conj()
-        products = torch.view_as_real(torch.bmm(coefficients, self._power[:n_kept]))
+        products = torch.view_as_real(torch.bmm(coefficients, self._power[:n_kept, :, views]))
         parts = products.permute(1, 2, 0, 3).flatten(2)
         return parts @ self._waves[:n_kept].flatten(0, 1), left_out[:, n_kept]
 

@@ -1,22 +1,22 @@
 """Fourier transforms of sixteen sequences at once, one to each lane of a vector.
 
-A complex sequence of n numbers, in all lanes, is a contiguous float32 array of 2n rows of `N_LANES`:
-real part of the first number, its imaginary part, real part of the second, and so on. Every step of
-a transform is then arithmetic on whole vectors. Transforms are not normalised: an inverse gives n
-times the sequence. What is compiled here is called from other compiled functions.
+A complex sequence of n numbers, in all lanes, is a contiguous float32 array of 2n rows of
+`N_LANES`: real part of the first number, its imaginary part, real part of the second, and so on.
+Every step of a transform is then arithmetic on whole vectors. Transforms are not normalised: an
+inverse gives n times the sequence. What is compiled here is called from other compiled functions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryolike.scoring.vectors import N_LANES, inline, load, number, spread, store, whole_number
 
-__all__ = ["LanePlan", "RealLanePlan", "aligned_zeros", "lane_ifft", "lane_irfft"]
+__all__ = ["LanePlan", "RealLanePlan", "addresses", "aligned_zeros", "lane_ifft", "lane_irfft"]
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -96,6 +96,12 @@ class LanePlan:
             n, np.array(factors, np.int64), np.concatenate(twiddles), _turns(np.arange(n), n)
         )
 
+    @property
+    def compiled(self) -> tuple[np.uint64, ...]:
+        """What `lane_ifft` takes, as long as this is kept."""
+        sizes = np.uint64(self.n), np.uint64(len(self.factors))
+        return *sizes, *addresses(self.factors, self.twiddles, self.roots)
+
 
 @dataclass(frozen=True)
 class RealLanePlan:
@@ -124,6 +130,31 @@ class RealLanePlan:
         n_complex = n if n % 2 else n // 2
         roots = _turns(np.arange(n // 4 + 1), n)
         return cls(n, LanePlan.of_length(n_complex), roots, 2 * n_complex + 2)
+
+    @property
+    def compiled(self) -> tuple[np.uint64, np.uint64, tuple[np.uint64, ...]]:
+        """What `lane_irfft` takes, as long as this is kept."""
+        (roots,) = addresses(self.roots)
+        return np.uint64(self.n), roots, self.complex_plan.compiled
+
+
+def addresses(*arrays: NDArray[Any]) -> tuple[np.uint64, ...]:
+    """Where the data of contiguous arrays begin, as compiled code takes it.
+
+    Parameters
+    ----------
+    arrays
+        To be kept as long as the addresses are used.
+
+    Raises
+    ------
+    ValueError
+        Where one is not contiguous.
+    """
+    if not all(array.flags.c_contiguous for array in arrays):
+        msg = "only arrays whose numbers lie in a row have one address."
+        raise ValueError(msg)
+    return tuple(np.uint64(array.ctypes.data) for array in arrays)
 
 
 @inline
@@ -217,9 +248,7 @@ def _step_4(source, target, twiddles, m, s):
             store(target, o, y_re)
             store(target, o + _U(1), y_im)
             o += step
-            y_re, y_im = _multiply(
-                twiddles, at + _U(4), other_re - turned_re, other_im - turned_im
-            )
+            y_re, y_im = _multiply(twiddles, at + _U(4), other_re - turned_re, other_im - turned_im)
             store(target, o, y_re)
             store(target, o + _U(1), y_im)
 
@@ -383,8 +412,8 @@ def lane_irfft(half, target, spare, plan):
     Parameters
     ----------
     half
-        Address of the spectra, `RealLanePlan.n_rows` · `N_LANES` float32; overwritten. The imaginary
-        parts of the first number, and for even n of the last, do not count, as in NumPy.
+        Address of the spectra, `RealLanePlan.n_rows` · `N_LANES` float32; overwritten. The
+        imaginary parts of the first number, and for even n of the last, do not count, as in NumPy.
     target
         Address of as many: the first n rows get Σ_q x_q exp(2πi jq/n) over all n frequencies.
     spare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor
 from cryolike.errors import UsageError
 from cryolike.physics import likelihood
 from cryolike.physics.likelihood import CountedValues
+from cryolike.physics.views import unit_vectors
 from cryolike.scoring.comparison import (
     ComparedGrid,
     Comparison,
@@ -25,6 +27,7 @@ from cryolike.scoring.compiled_comparison import CompiledComparison
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.fast import BestPoses, FastSearch, best_poses
 from cryolike.scoring.poses import Poses, PoseScores
+from cryolike.scoring.refine import Refinement
 from cryolike.scoring.template_terms import TemplateTerms
 from cryolike.scoring.tensor_comparison import TensorComparison, Tile
 from cryolike.templates import TemplateSet
@@ -48,6 +51,9 @@ class PoseSearch:
         'exact' compares with all templates in all poses. 'fast' looks everywhere at low resolution
         first and then in full where an image may be; images for which that would leave out more
         than 0.03 nats, by estimate, are compared with everything.
+    refine
+        Whether to give poses between those of the grids, where the cross-correlation near the best
+        one peaks. Correlations and likelihoods are those of the grids all the same.
     n_compared
         Which values count as compared: 'disc', those of the disc of frequencies that the polar grid
         covers, or 'box', all pixels, as published.
@@ -70,6 +76,7 @@ class PoseSearch:
         displacements: Displacements,
         *,
         mode: SearchMode = "fast",
+        refine: bool = False,
         n_compared: CountedValues = "disc",
         device: str | torch.device = "cpu",
         memory_bytes: float = 4e9,
@@ -87,10 +94,19 @@ class PoseSearch:
         def compare_with(terms: TemplateTerms, grid: ComparedGrid) -> Comparison:
             is_processor = terms.terms.device.type == "cpu" and terms.power_step == 2
             if is_processor and terms.terms.dtype == torch.complex64:
-                return CompiledComparison(terms, grid, n_threads)
+                return CompiledComparison(terms, grid, memory_bytes, n_threads)
             return TensorComparison(terms, grid, memory_bytes)
 
         self._comparison = compare_with(self._terms, self._grid)
+        self._refine: Refinement | None = None
+        if refine:
+            self._refine = Refinement(
+                templates.views,
+                self.descriptor.viewing_distance,
+                displacements.step_A,
+                self._terms,
+                self._comparison,
+            )
         self._fast: FastSearch | None = None
         if mode == "fast":
             self._fast = FastSearch(
@@ -105,6 +121,9 @@ class PoseSearch:
         self,
         images: Complex[Tensor, "n_images n_shells n_inplanes"],
         ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+        *,
+        near: Poses | None = None,
+        within_rad: float | None = None,
     ) -> PoseScores:
         """Find the best pose of each image, and its likelihoods.
 
@@ -114,6 +133,12 @@ class PoseSearch:
             Polar images.
         ctf
             Their contrast transfer functions.
+        near
+            Search near these poses only: at all in-plane angles, with the displacements of the
+            search around those given. Images whose pose is not finite are searched everywhere.
+            Integrals are over what was searched.
+        within_rad
+            Largest angle between viewing directions and those of `near`.
 
         Returns
         -------
@@ -123,19 +148,25 @@ class PoseSearch:
         Raises
         ------
         UsageError
-            Where the images are on another grid than the templates.
+            Where the images are on another grid than the templates, or only one of `near` and
+            `within_rad` is given.
         """
         moments = self._moments(images, ctf)
-        if self._fast is not None:
-            best = self._fast.best_poses(moments)
+        if (near is None) != (within_rad is None):
+            raise UsageError("near and within_rad belong together: give both or none.")
+        if near is None or within_rad is None:
+            best = self._best_anywhere(moments)
         else:
-            best = best_poses(self._score_views(moments), np.log(self.templates.views.weights))
+            best = self._best_near(moments, near, within_rad)
         x, optimal = self._at_poses(moments, best)
         common = likelihood.log_likelihood_of_image(
             moments.i_yy.cpu().numpy(), self._grid.i_ss, self._grid.n_compared
         )
+        poses = self._poses(best)
+        if self._refine is not None:
+            poses = self._refine(moments, best.view, poses)
         return PoseScores(
-            poses=self._poses(best),
+            poses=poses,
             cross_correlation=x.cpu().numpy(),
             view=best.view,
             inplane=best.inplane,
@@ -160,6 +191,38 @@ class PoseSearch:
     ) -> Iterator[Tile]:
         """Yield all cross-correlations, tile by tile; arguments as in `score`."""
         yield from self._all_poses.tiles(self._moments(images, ctf), self._delta_A)
+
+    def _best_anywhere(self, moments: ImageMoments) -> BestPoses:
+        if self._fast is not None:
+            return self._fast.best_poses(moments)
+        return best_poses(self._score_views(moments), np.log(self.templates.views.weights))
+
+    def _best_near(self, moments: ImageMoments, near: Poses, within_rad: float) -> BestPoses:
+        """Search near poses, and everywhere where there is none."""
+        directions = self.templates.views.unit_vectors
+        given = unit_vectors(near.rot_rad, near.tilt_rad)
+        is_known = np.isfinite(given).all(axis=1)
+        known = np.flatnonzero(is_known)
+        # The nearest view at least, if the angle is smaller than their spacing
+        cosine = given[known] @ directions.T
+        least = np.minimum(math.cos(within_rad), cosine.max(axis=1, initial=-1))
+        views = [np.flatnonzero(row >= limit) for row, limit in zip(cosine, least, strict=True)]
+        centre_A = np.stack([near.shift_x_A, near.shift_y_A], axis=1)
+        found = self._comparison.best_of_chosen(
+            moments.take(known),
+            [self._delta_A + centre_A[i] for i in known],
+            [self.displacements.log_prior] * len(known),
+            views,
+        )
+        log_weights = np.log(self.templates.views.weights)
+        parts = [
+            best_poses(scores, log_weights[chosen], chosen, centre_A[i])
+            for i, scores, chosen in zip(known, found, views, strict=True)
+        ]
+        rest = np.flatnonzero(~is_known)
+        if len(rest):
+            parts.append(self._best_anywhere(moments.take(rest)))
+        return BestPoses.joined(parts, np.argsort(np.concatenate([known, rest])))
 
     @property
     def _delta_A(self) -> np.ndarray:
@@ -194,23 +257,28 @@ class PoseSearch:
             .to(self.device)
             .take_along_dim((angle % n_angles)[:, None, :], dim=-1)
         )
-        shift = displaced(self._delta_A[best.displacement], grid).to(self.device)
+        shift = displaced(self._shift_A(best), grid).to(self.device)
         seen = turned * moments.ctf * shift
         i_xx = grid.sum(seen, seen)
         x = grid.sum(seen, moments.images) / (i_xx * moments.i_yy).sqrt()
         u = grid.sum(grid.ones.to(self.device), seen) / (i_xx * grid.i_ss).sqrt()
         return x, likelihood.log_likelihood_of_pose(x, u, moments.v, i_xx, grid.n_compared)
 
+    def _shift_A(self, best: BestPoses) -> np.ndarray:
+        """Displacements of poses, Å, (n_images, 2)."""
+        shift_A: np.ndarray = best.centre_A + self._delta_A[best.displacement]
+        return shift_A
+
     def _poses(self, best: BestPoses) -> Poses:
-        views = self.templates.views
+        views, shift_A = self.templates.views, self._shift_A(best)
         # Turning a template by +γ is RELION's psi of −γ
         psi_rad = -self.descriptor.polar_grid.theta_shell[best.inplane]
         return Poses(
             rot_rad=views.rot_rad[best.view],
             tilt_rad=views.tilt_rad[best.view],
             psi_rad=(psi_rad + np.pi) % (2 * np.pi) - np.pi,
-            shift_x_A=self.displacements.x_A[best.displacement],
-            shift_y_A=self.displacements.y_A[best.displacement],
+            shift_x_A=shift_A[:, 0],
+            shift_y_A=shift_A[:, 1],
         )
 
 

@@ -226,8 +226,9 @@ class TemplateTerms:
             terms.append(basis.compress(angular_spectrum(few)))
             series = torch.fft.rfft(few.abs().square(), dim=-1)[..., : band.n_frequencies : step]
             weighted = series * weight.to(few.real.dtype)[:, None]
-            power.append(weighted.permute(2, 1, 0).contiguous())
-        return cls(basis, torch.cat(terms), torch.cat(power, dim=2), step)
+            power.append(weighted.permute(0, 2, 1).contiguous())
+        # In memory view by view, so that some of them are taken quickly
+        return cls(basis, torch.cat(terms), torch.cat(power).permute(1, 2, 0), step)
 
     def turned_power(self, ctf_power: Tensor, views: slice | np.ndarray) -> Tensor:
         """Power I_xx of turned templates under CTFs.
@@ -235,7 +236,8 @@ class TemplateTerms:
         Parameters
         ----------
         ctf_power
-            Angular series of CTF² at the frequencies of `power`, (n_frequencies, n_images, n_rows).
+            Angular series of CTF² at the lowest frequencies of `power`, or all,
+            (n_frequencies, n_images, n_rows).
         views
             Which.
 
@@ -244,7 +246,7 @@ class TemplateTerms:
         Tensor
             (n_inplanes, n_images, n_views).
         """
-        series = ctf_power @ self.power[:, :, views].conj()
+        series = ctf_power @ self.power[: len(ctf_power), :, views].conj()
         # One period of several; the series are of the whole circle
         n_angles = self.basis.n_angles // self.power_step
         i_xx: Tensor = torch.fft.irfft(series, n=n_angles, dim=0) / self.power_step

@@ -148,6 +148,13 @@ class TensorComparison:
             for i, chosen in enumerate(zip(delta_A, log_prior, views, strict=True))
         ]
 
+    def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
+        """Terms of one image; see `comparison.Comparison`."""
+        shift_back = displaced(-delta_A, self.grid).to(self._device, self._ones.dtype)
+        of_images = (moments.images[0] * moments.ctf[0]) * shift_back
+        terms: np.ndarray = self.terms.basis.compress(angular_spectrum(of_images)).cpu().numpy()
+        return terms
+
     def _best(
         self,
         moments: ImageMoments,

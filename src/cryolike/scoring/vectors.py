@@ -1,13 +1,14 @@
 """A type of sixteen single-precision numbers, for compiled loops over independent lanes.
 
-LLVM finds such vectors in plain loops only where nothing else is in the way; here they are explicit,
-and whatever the processor has less of, LLVM splits. Only other compiled functions can call these.
+LLVM finds such vectors in plain loops only where nothing else is in the way; here they are
+explicit, and where the processor's are shorter, LLVM splits them. Only compiled functions can call
+these.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import llvmlite.binding
 import numba
@@ -23,15 +24,18 @@ __all__ = [
     "absolute",
     "address",
     "any_greater",
+    "first_lane",
     "inline",
     "larger",
+    "largest_lane",
     "load",
     "number",
     "power_of_two",
     "smaller",
-    "spread",
     "split_exponent",
+    "spread",
     "store",
+    "sum_of_lanes",
     "sums_of_products",
     "whole_number",
 ]
@@ -56,32 +60,29 @@ _FLAGS = ("contract", "nsz")
 class _LanesType(types.Type):
     """Numba's name for a vector of `N_LANES` float32."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"Lanes{N_LANES}")
 
-
-LANES = _LanesType()
+LANES = _LanesType(name=f"Lanes{N_LANES}")
 
 
 @register_model(_LanesType)
 class _LanesModel(models.PrimitiveModel):
     """How LLVM sees it."""
 
-    def __init__(self, manager: Any, numba_type: Any) -> None:
+    @no_type_check
+    def __init__(self, manager, numba_type):
         super().__init__(manager, numba_type, _FLOATS)
 
 
-def _of_two(numba_operator: Any, method: str) -> None:
+@no_type_check
+def _of_two(numba_operator, method):
     """Make an operator of Python work on two vectors."""
 
-    @no_type_check
     @infer_global(numba_operator)
     class _Template(AbstractTemplate):
         def generic(self, arguments, keywords):
             both = len(arguments) == 2 and all(isinstance(a, _LanesType) for a in arguments)
             return signature(LANES, LANES, LANES) if both and not keywords else None
 
-    @no_type_check
     @lower_builtin(numba_operator, LANES, LANES)
     def _lower(context, builder, signature, arguments):
         return getattr(builder, method)(*arguments, flags=_FLAGS)
@@ -218,7 +219,7 @@ def absolute(typing_context, a):
 @no_type_check
 @intrinsic
 def larger(typing_context, a, b):
-    """The larger of two, lane by lane, b where one is not a number."""
+    """Find the larger of two, lane by lane, b where one is not a number."""
 
     def generate(context, builder, signature, arguments):
         a, b = arguments
@@ -230,7 +231,7 @@ def larger(typing_context, a, b):
 @no_type_check
 @intrinsic
 def smaller(typing_context, a, b):
-    """The smaller of two, lane by lane, b where one is not a number."""
+    """Find the smaller of two, lane by lane, b where one is not a number."""
 
     def generate(context, builder, signature, arguments):
         a, b = arguments
@@ -250,6 +251,62 @@ def any_greater(typing_context, a, b):
         return builder.icmp_unsigned("!=", builder.bitcast(greater, mask), mask(0))
 
     return types.boolean(LANES, LANES), generate
+
+
+@no_type_check
+def _halved(builder, vector, join):
+    """Join the two halves of a vector until one number is left."""
+    length = N_LANES
+    while length > 1:
+        length //= 2
+        kind = ir.VectorType(_INT, length)
+        low, high = (
+            builder.shuffle_vector(vector, vector, ir.Constant(kind, list(range(i, i + length))))
+            for i in (0, length)
+        )
+        vector = join(low, high)
+    return builder.extract_element(vector, _INT(0))
+
+
+@no_type_check
+@intrinsic
+def largest_lane(typing_context, a):
+    """Find the largest number of the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        def join(low, high):
+            return builder.select(builder.fcmp_ordered(">", low, high), low, high)
+
+        return _halved(builder, arguments[0], join)
+
+    return types.float32(LANES), generate
+
+
+@no_type_check
+@intrinsic
+def sum_of_lanes(typing_context, a):
+    """Sum the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        def join(low, high):
+            return builder.fadd(low, high, flags=_FLAGS)
+
+        return _halved(builder, arguments[0], join)
+
+    return types.float32(LANES), generate
+
+
+@no_type_check
+@intrinsic
+def first_lane(typing_context, a, b):
+    """Find the first lane where a ≥ b, `N_LANES` where there is none."""
+
+    def generate(context, builder, signature, arguments):
+        mask = builder.bitcast(builder.fcmp_ordered(">=", *arguments), ir.IntType(N_LANES))
+        zeros = builder.cttz(mask, ir.IntType(1)(0))
+        return builder.zext(zeros, ir.IntType(64))
+
+    return types.uint64(LANES, LANES), generate
 
 
 @no_type_check
@@ -307,7 +364,8 @@ def _add_product(builder, sums, y, x):
     return re, builder.fsub(im, times(x_im, y_re), flags=_FLAGS)
 
 
-def sums_of_products(n_blocks: int, n_numbers: int) -> tuple[Any, Any, Any]:
+@no_type_check
+def sums_of_products(n_blocks, n_numbers):
     """Make functions that sum products of complex vectors and numbers in registers.
 
     Parameters
@@ -351,9 +409,7 @@ def sums_of_products(n_blocks: int, n_numbers: int) -> tuple[Any, Any, Any]:
                 ]
                 y.append([builder.load(pointer, align=4) for pointer in pointers])
             data = [
-                _pointer(
-                    context, builder, types.uint64, builder.extract_value(numbers, i), _FLOAT
-                )
+                _pointer(context, builder, types.uint64, builder.extract_value(numbers, i), _FLOAT)
                 for i in (0, 1)
             ]
             found = [builder.extract_value(sums, i) for i in range(len(sums_type))]
