@@ -58,6 +58,9 @@ Structure = AtomicModel | DensityMap | np.ndarray | Tensor
 
 _DTYPE = {Precision.SINGLE: torch.complex64, Precision.DOUBLE: torch.complex128}
 
+_VIEW_ARRAYS = ("rot_rad", "tilt_rad", "view_weights")
+"""Names of what a file holds of the viewing directions."""
+
 
 @dataclass(frozen=True, eq=False)
 class TemplateSet:
@@ -389,11 +392,8 @@ def write_templates(
     check_structures(sources, descriptor, settings)
     polar, n_in_all = descriptor.polar_grid, len(views) * len(sources)
     check_free_space(output.folder, n_in_all * descriptor.polar_image_bytes)
-    arrays = descriptor.to_arrays() | {
-        "rot_rad": views.rot_rad,
-        "tilt_rad": views.tilt_rad,
-        "view_weights": views.weights,
-    }
+    of_views = (views.rot_rad, views.tilt_rad, views.weights)
+    arrays = descriptor.to_arrays() | dict(zip(_VIEW_ARRAYS, of_views, strict=True))
     shape = (len(views), polar.n_shells, polar.n_inplanes)
     with output:
         for i, (source, name) in enumerate(zip(sources, structure_names(sources), strict=True)):
@@ -477,10 +477,10 @@ def _seen_by(
 
 
 def _open(file: TemplateFiles, wanted: ImageDescriptor | None) -> TemplateSet:
-    images, arrays = read_templates(file.path), file.arrays
+    images, arrays = read_templates(file.path), file.arrays(*_VIEW_ARRAYS)
     if arrays is not None:
         own = ImageDescriptor.from_arrays(arrays)
-        views = ViewingDirections(arrays["rot_rad"], arrays["tilt_rad"], arrays["view_weights"])
+        views = ViewingDirections(*(arrays[name] for name in _VIEW_ARRAYS))
     elif wanted is not None:
         precision = Precision.SINGLE if images.dtype == torch.complex64 else Precision.DOUBLE
         own = wanted.with_precision(precision)

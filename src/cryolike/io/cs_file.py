@@ -37,6 +37,7 @@ __all__ = [
     "last_iteration",
     "load_cs",
     "load_group",
+    "map_cs",
     "missing_fields",
     "search_files",
 ]
@@ -146,7 +147,7 @@ def _fault(path: Path, message: str, remedy: str) -> MetadataError:
 
 def load_cs(path: Path, groups: Collection[str] | None = None) -> CsRecords:
     """Copy the used columns of a .cs file (only those of `groups`, where given)."""
-    mapped = _map(path)
+    mapped = map_cs(path)
     if len(mapped) == 0:
         raise _fault(
             path, "the file holds 0 particles", "Check that the job that wrote it selected any."
@@ -170,8 +171,26 @@ def load_cs(path: Path, groups: Collection[str] | None = None) -> CsRecords:
     return CsRecords(path=str(path), fields=fields, columns=columns, n_rows=len(mapped))
 
 
-def _map(path: Path) -> np.ndarray:
-    """Memory-map a .cs file, (n_rows,) structured."""
+def map_cs(path: Path) -> np.ndarray:
+    """Memory-map a .cs file.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    ndarray
+        Structured, (n_rows,).
+
+    Raises
+    ------
+    MetadataError
+        Where it is no .cs file, or damaged.
+    MissingFileError
+        Where there is no such file.
+    """
     _check_magic(path)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -437,7 +456,7 @@ def search_files(
         if str(file) in (main.path, *main.further_files):
             continue
         try:
-            names = _map(file).dtype.names or ()
+            names = map_cs(file).dtype.names or ()
             lacking = [field for field in missing if field not in names]
             if lacking:
                 rejected.append(f"{file.name} lacks {', '.join(lacking)}")

@@ -25,9 +25,12 @@ from cryolike.errors import MissingFileError, Notice, Problem, StackError, count
 from cryolike.io.sniff import recognise
 
 __all__ = [
+    "MOST_BYTES_OF_ONE",
+    "HeaderFields",
     "StackHeader",
     "decompressor",
     "open_stack",
+    "read_header_fields",
     "read_stack_header",
     "reason_of",
     "stack_error",
@@ -38,7 +41,7 @@ __all__ = [
 Compression = Literal["", "gzip", "bz2"]
 ByteOrder = Literal["<", ">"]
 
-HEADER_BYTES = HEADER_DTYPE.itemsize
+HEADER_BYTES: int = HEADER_DTYPE.itemsize
 
 _DTYPE_OF_MODE = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _WHY_NOT_MODE = {
@@ -57,15 +60,60 @@ _IMOD_STAMP_OFFSET = 152 - HEADER_DTYPE.fields["extra2"][1]
 _IMOD_SIGNED_BYTES = 1
 _IMOD_PACKED_4_BIT = 16
 
-_GIVE_A_STACK = "Give an MRC stack."
 _COPY_AGAIN = "Copy or write the file again."
 
 _CHECK_DISK = "Check the disk that holds it, and copy the file again."
 
 _PIXEL_SIZE_TOLERANCE = 1e-3
 
-_MOST_BYTES_OF_ONE = {"gzip": 1_032, "bz2": 2_000_000}
+MOST_BYTES_OF_ONE = {"gzip": 1_032, "bz2": 2_000_000}
 """No compressed byte can expand to more (46 MB of zeros are 32 bytes of bzip2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderFields:
+    """The header of any MRC file, stack or map, before anything in it is judged.
+
+    Parameters
+    ----------
+    path
+        The file, as it was given.
+    fields
+        Of the header, by mrcfile's names, in the file's byte order.
+    dtype
+        Type of a value in the file, with its byte order.
+    compression
+        'gzip' or 'bz2' where the whole file is compressed.
+    file_size
+        Size on disk in bytes.
+    mtime_ns
+        Time of the last modification in ns.
+    order_notices
+        What was doubtful about the byte order.
+    dtype_notices
+        What was doubtful about the type.
+    """
+
+    path: str
+    fields: np.void
+    dtype: np.dtype[Any]
+    compression: Compression
+    file_size: int
+    mtime_ns: int
+    order_notices: tuple[Notice, ...]
+    dtype_notices: tuple[Notice, ...]
+
+    @property
+    def data_offset(self) -> int:
+        """Where the values begin, in (decompressed) bytes."""
+        return HEADER_BYTES + int(self.fields["nsymbt"])
+
+    @property
+    def spacing_A(self) -> tuple[float, float, float]:
+        """Along x, y and z, Å; NaN where the header does not know."""
+        cell, fields = self.fields["cella"], self.fields
+        x, y, z = (_spacing_A(float(cell[axis]), int(fields[f"m{axis}"])) for axis in "xyz")
+        return x, y, z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +195,8 @@ def read_stack_header(path: str | os.PathLike[str]) -> StackHeader:
         If it cannot be opened, is no MRC file, is no stack of square real images, or is shorter
         than its header says.
     """
-    path = os.fspath(path)
-    with open_stack(path) as file:
-        status = os.fstat(file.fileno())
-        raw, compression = _first_bytes(path, file)
-    _check_is_mrc(path, raw, status.st_size, compression)
-    order, order_notices = _byte_order(raw)
-    fields = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
-    dtype, dtype_notices = _dtype(path, fields)
+    found = read_header_fields(path)
+    path, fields = found.path, found.fields
     n_images, box_px = _shape(path, fields)
     pixel_size_A, pixel_size_notices = _pixel_size(fields)
     header = StackHeader(
@@ -162,22 +204,59 @@ def read_stack_header(path: str | os.PathLike[str]) -> StackHeader:
         n_images=n_images,
         box_px=box_px,
         mode=int(fields["mode"]),
-        dtype=dtype,
-        data_offset=HEADER_BYTES + int(fields["nsymbt"]),
+        dtype=found.dtype,
+        data_offset=found.data_offset,
         pixel_size_A=pixel_size_A,
-        compression=compression,
-        file_size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        compression=found.compression,
+        file_size=found.file_size,
+        mtime_ns=found.mtime_ns,
         notices=(
-            *order_notices,
+            *found.order_notices,
             *_identity_notices(fields),
             *_axis_notices(path, fields),
-            *dtype_notices,
+            *found.dtype_notices,
             *pixel_size_notices,
-            *_compression_notices(compression),
+            *_compression_notices(found.compression),
         ),
     )
     return replace(header, notices=(*header.notices, *_size_notices(header)))
+
+
+def read_header_fields(path: str | os.PathLike[str], wanted: str = "an MRC stack") -> HeaderFields:
+    """Read the header of any MRC file; what its fields say is left to the caller to judge.
+
+    Parameters
+    ----------
+    path
+        An MRC file, as it is or compressed with gzip or bzip2.
+    wanted
+        What it should be, for messages.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no such file.
+    StackError
+        If it cannot be opened, is no MRC file, or holds values of a type that cannot be read.
+    """
+    path = os.fspath(path)
+    with open_stack(path, wanted) as file:
+        status = os.fstat(file.fileno())
+        raw, compression = _first_bytes(path, file)
+    _check_is_mrc(path, raw, status.st_size, compression, wanted)
+    order, order_notices = _byte_order(raw)
+    fields = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
+    dtype, dtype_notices = _dtype(path, fields)
+    return HeaderFields(
+        path=path,
+        fields=fields,
+        dtype=dtype,
+        compression=compression,
+        file_size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        order_notices=order_notices,
+        dtype_notices=dtype_notices,
+    )
 
 
 def stack_error(path: str, message: str, remedy: str = "") -> StackError:
@@ -185,7 +264,7 @@ def stack_error(path: str, message: str, remedy: str = "") -> StackError:
     return StackError(Problem(message=message, remedy=remedy, file=path, kind="stack"))
 
 
-def open_stack(path: str) -> IO[bytes]:
+def open_stack(path: str, wanted: str = "an MRC stack") -> IO[bytes]:
     """Open a regular file, unbuffered."""
     try:
         mode = Path(path).stat().st_mode
@@ -198,7 +277,7 @@ def open_stack(path: str) -> IO[bytes]:
     except (OSError, ValueError) as error:
         raise stack_error(path, f"cannot be opened: {reason_of(error)}", _CHECK_DISK) from error
     kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    raise stack_error(path, f"is {kind}, not an MRC stack", "Give the stack file itself.")
+    raise stack_error(path, f"is {kind}, not {wanted}", "Give the file itself.")
 
 
 def _missing(path: str) -> Problem:
@@ -252,7 +331,9 @@ def unreadable(path: str, compression: Compression, error: BaseException) -> Sta
     )
 
 
-def _check_is_mrc(path: str, raw: bytes, file_size: int, compression: Compression) -> None:
+def _check_is_mrc(
+    path: str, raw: bytes, file_size: int, compression: Compression, wanted: str
+) -> None:
     """Raise an error that says what was found where it cannot be an MRC header.
 
     Raises
@@ -260,28 +341,27 @@ def _check_is_mrc(path: str, raw: bytes, file_size: int, compression: Compressio
     StackError
         If the file is empty or shorter than a header, or something else by its first bytes.
     """
+    give = f"Give {wanted}."
     if not raw:
         message = f"has no content inside its {compression} data" if compression else "is empty"
         raise stack_error(path, message, _COPY_AGAIN)
     if _compression(raw):
         raise stack_error(path, "is compressed twice", "Decompress it once.")
     if found := recognise(raw):
-        remedy = found.remedy or _GIVE_A_STACK
-        raise stack_error(path, f"is {found.name}, not an MRC stack", remedy)
+        remedy = found.remedy or give
+        raise stack_error(path, f"is {found.name}, not {wanted}", remedy)
     size = len(raw) if compression else file_size
     if _is_text(raw):
         first_line = raw.split(b"\n", 1)[0].strip()[:40].decode(errors="replace")
         of = f"is {size:,} bytes of text" if not compression or size < HEADER_BYTES else "is text"
-        raise stack_error(
-            path, f"{of}, not an MRC stack; it begins with {first_line!r}", _GIVE_A_STACK
-        )
+        raise stack_error(path, f"{of}, not {wanted}; it begins with {first_line!r}", give)
     if len(raw) < HEADER_BYTES:
         size_text = f"{size:,} bytes" + (" when decompressed" if compression else "")
         raise stack_error(path, f"has {size_text}, an MRC header alone has 1,024", _COPY_AGAIN)
     if not any(raw):
         raise stack_error(path, "begins with 1,024 zero bytes, not with a header", _COPY_AGAIN)
     if not (_plausible_orders(raw) or _stamped_order(raw) or _map_identifier(raw) == b"MAP"):
-        raise stack_error(path, "is not an MRC file: no header field makes sense", _GIVE_A_STACK)
+        raise stack_error(path, "is not an MRC file: no header field makes sense", give)
 
 
 def _is_text(raw: bytes) -> bool:
@@ -470,7 +550,7 @@ def _size_notices(header: StackHeader) -> tuple[Notice, ...]:
             message += "; the size of the file fits only if there is none"
             remedy = "If so, set nsymbt (the 4 bytes from byte 92 of the file) to 0."
         raise stack_error(header.path, message, remedy)
-    most = _MOST_BYTES_OF_ONE.get(header.compression, 1) * header.file_size
+    most = MOST_BYTES_OF_ONE.get(header.compression, 1) * header.file_size
     if header.compression and most < promised:
         message = (
             f"is cut off or damaged: its {header.file_size:,} bytes of {header.compression} data "

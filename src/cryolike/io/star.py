@@ -48,7 +48,7 @@ from cryolike.io.star_tables import (
 )
 from cryolike.particles import ParticleTable, with_unusable_rows
 
-__all__ = ["read_star", "read_star_without_names"]
+__all__ = ["particle_block", "read_star", "read_star_without_names"]
 
 _NUMBERS = (
     *CTF_LABELS.values(),
@@ -253,6 +253,34 @@ def _open_source(path: Path, *, indexed: bool) -> JoinedTables:
     table = read_table(particles[0], numbers, _TEXTS, with_names=indexed)
     raise_problems(volume_faults(table))
     return join_optics(table, groups, _ignored_blocks(blocks, [*particles, *optics]))
+
+
+def particle_block(path: str | Path) -> tuple[StarBlock, list[StarBlock]]:
+    """Find the table of particles that `read_star` reads.
+
+    Parameters
+    ----------
+    path
+        STAR file.
+
+    Returns
+    -------
+    particles : StarBlock
+        The table.
+    blocks : list of StarBlock
+        All blocks of the file.
+
+    Raises
+    ------
+    MetadataError
+        Where there is none, or several.
+    MissingFileError
+        Where there is no such file.
+    """
+    blocks = read_star_blocks(path)
+    particles, faults = _choose_particles(Path(path), blocks, indexed=True)
+    raise_problems([*faults, *(fault for block in particles for fault in block.faults)])
+    return particles[0], blocks
 
 
 def _choose_particles(

@@ -22,7 +22,7 @@ import pandas as pd
 from cryolike.errors import LazyPlaces, MetadataError, Problem
 from cryolike.io.sniff import BOM, read_head, recognise
 
-__all__ = ["StarBlock", "read_star_blocks"]
+__all__ = ["StarBlock", "read_star_blocks", "value_spans"]
 
 _CHUNK_BYTES = 16 * 2**20
 _CHUNK_ROWS = 2**16
@@ -598,7 +598,23 @@ def _tokens(text: bytes) -> list[bytes]:
     """Split a line into values, without quotes and without what a '#' begins."""
     if not any(mark in text for mark in (b'"', b"'", b"#")):
         return text.split()
-    found: list[bytes] = []
+    return [_unquoted(text[start:stop]) for start, stop in value_spans(text)]
+
+
+def value_spans(text: bytes) -> list[tuple[int, int]]:
+    """Find the values of a line, quotes included; what a '#' begins is none.
+
+    Parameters
+    ----------
+    text
+        Bytes of the line.
+
+    Returns
+    -------
+    list of tuple
+        Start and stop of each.
+    """
+    found: list[tuple[int, int]] = []
     closing = dict(_CLOSING)
     stop = 0
     while match := _WORD.search(text, stop):
@@ -608,13 +624,18 @@ def _tokens(text: bytes) -> list[bytes]:
             break
         if mark in closing:
             if close := closing[mark].search(text, start + 1):
-                found.append(text[start + 1 : close.start()])
                 stop = close.end()
-                continue
-            # None closes a later one either, and to look for it each time can take hours.
-            del closing[mark]
-        found.append(match[0])
+            else:
+                # None closes a later one either, and to look for it each time can take hours.
+                del closing[mark]
+        found.append((start, stop))
     return found
+
+
+def _unquoted(value: bytes) -> bytes:
+    # Where a value ends with the mark it begins with, that mark closes it
+    is_quoted = len(value) > 1 and value[:1] in _CLOSING and value[:1] == value[-1:]
+    return value[1:-1] if is_quoted else value
 
 
 def _separated(values: Iterable[bytes]) -> bytes:

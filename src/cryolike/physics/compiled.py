@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import cache, partial, wraps
+from pathlib import Path
 from typing import Any, cast, no_type_check
 
 import numba
 import numpy as np
+import xxhash
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -30,12 +32,19 @@ __all__ = [
 KERNEL_WIDTH = {32: 8, 64: 16}
 """Points that the kernel spans, by bits of a real number: errors of 1.3e-6 and 1e-12.
 
-Powers of two, so that a row of them fills vectors of the processor. They are here because compiled
-code that was kept counts as good until this file changes.
+Powers of two, so that a row of them fills vectors of the processor.
 """
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
+
+
+@cache
+def _digest_of_sources() -> str:
+    """Identify the source of all compiled code: functions are compiled into each other."""
+    package = Path(__file__).parents[1]
+    texts = (path.read_bytes() for path in sorted(package.glob("*/*.py")))
+    return xxhash.xxh3_128_hexdigest(b"".join(text for text in texts if b"numba" in text))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +52,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     compile_it = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
     try:
         run = compile_it(cache=True)(function)
-    except RuntimeError:  # no folder to keep compiled code in
+        # Numba looks only at the file of the function itself for changes
+        file_of_code = cast("Any", run)._cache._cache_file
+        file_of_code._source_stamp = (file_of_code._source_stamp, _digest_of_sources())
+    except (RuntimeError, AttributeError):  # no folder for it, or no way to tell what is outdated
         return cast("Callable[..., Any]", compile_it()(function))
 
     @wraps(function)

@@ -607,8 +607,8 @@ class TemplateViews:
     real, imaginary
         (n_all_views, n_terms).
     first_term
-        (n_angles // 2 + 1 + 1,): the terms of angular frequency q are first_term[q] to
-        first_term[q + 1].
+        (n_frequencies + 1,): the terms of angular frequency q are first_term[q] to
+        first_term[q + 1]; there are none beyond, up to n_angles // 2.
     plan
         Of the number of in-plane angles.
     """
@@ -735,6 +735,37 @@ def _nothing_yet(n_views: int, n_lanes: int, n_angles: int, also: tuple[str, ...
     )
 
 
+def _check_arrays(
+    image: DisplacedImage, templates: TemplateViews, n_views: int, scales: ViewScales
+) -> None:
+    """Refuse what compiled code would read beyond the end of."""
+    n_all, n_terms = len(templates.real), int(templates.first_term[-1])
+    n_blocks, n_low_terms = len(image.real), image.ones_real.shape[1]
+    of_image, of_ones = (n_blocks, n_terms, N_LANES), (n_blocks, n_low_terms, N_LANES)
+    of_views, of_angles = (n_all, n_terms), (n_views, templates.plan.n)
+    shapes = (
+        (templates, {"real": of_views, "imaginary": of_views}),
+        (image, {"real": of_image, "imaginary": of_image}),
+        (image, {"ones_real": of_ones, "ones_imaginary": of_ones}),
+        (scales, dict.fromkeys(("inverse_norm", "ones_scale", "half_log_power"), of_angles)),
+    )
+    wrong = [
+        f"{name} is {array.dtype} {array.shape}, not float32 {shape}"
+        for owner, of_owner in shapes
+        for name, shape in of_owner.items()
+        if (array := getattr(owner, name)).shape != shape or array.dtype != np.float32
+    ]
+    if image.log_prior.shape != (n_blocks * N_LANES,):
+        wrong.append(f"log_prior has shape {image.log_prior.shape}, not {(n_blocks * N_LANES,)}")
+    if n_low_terms not in templates.first_term:
+        wrong.append(f"{n_low_terms} terms of ones are those of no number of angular frequencies")
+    if len(templates.first_term) > templates.plan.n // 2 + 2:
+        wrong.append(f"{templates.plan.n} angles do not have {len(templates.first_term) - 1} terms")
+    if wrong:
+        msg = f"terms and scales do not belong together: {'; '.join(wrong)}."
+        raise UsageError(msg)
+
+
 def score_views(
     image: DisplacedImage,
     templates: TemplateViews,
@@ -777,7 +808,7 @@ def score_views(
     Raises
     ------
     UsageError
-        Where there is no such view, or no such result.
+        Where there is no such view, or no such result, or arrays do not belong together.
     """
     n_all, n_lanes = len(templates.real), image.log_prior.size
     if views.size and not (views.min() >= 0 and views.max() < n_all):
@@ -786,8 +817,13 @@ def score_views(
     if unknown := set(also) - set(_BESIDES):
         msg = f"no such result: {', '.join(sorted(unknown))}. There are {', '.join(_BESIDES)}."
         raise UsageError(msg)
+    _check_arrays(image, templates, len(views), scales)
     found = _nothing_yet(len(views), n_lanes, templates.plan.n, also)
     n_low = int(np.searchsorted(templates.first_term, image.ones_real.shape[1]))
+    views = np.ascontiguousarray(views, np.int64)
+    n_frequencies = templates.plan.n // 2 + 1
+    missing = n_frequencies + 1 - len(templates.first_term)
+    first_term = np.pad(templates.first_term.astype(np.int64), (0, missing), mode="edge")
     plan, law = templates.plan, (1.0, 0.0, 0.0, 0.0, False)
     if integration is not None:
         p, cutoff = float(integration.exponent), float(integration.cutoff)
@@ -810,8 +846,8 @@ def score_views(
         (
             np.uint64(len(views)),
             np.uint64(n_lanes // N_LANES),
-            *addresses(templates.first_term),
-            np.uint64(templates.first_term.size - 1),
+            *addresses(first_term),
+            np.uint64(n_frequencies),
         ),
         (plan.compiled, np.uint64(plan.n_rows)),
         *addresses(work),

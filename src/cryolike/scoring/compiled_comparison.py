@@ -20,9 +20,10 @@ from cryolike.scoring.compiled import (
     ViewScales,
     score_views,
 )
-from cryolike.scoring.image_terms import ImageTerms, TurnedPower
+from cryolike.scoring.image_terms import ImageTerms
 from cryolike.scoring.lanes import RealLanePlan
 from cryolike.scoring.template_terms import TemplateTerms
+from cryolike.scoring.turned_power import TurnedPower
 from cryolike.scoring.vectors import N_LANES
 from cryolike.threads import n_usable_cores, single_threaded_workers
 

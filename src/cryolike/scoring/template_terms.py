@@ -230,28 +230,6 @@ class TemplateTerms:
         # In memory view by view, so that some of them are taken quickly
         return cls(basis, torch.cat(terms), torch.cat(power).permute(1, 2, 0), step)
 
-    def turned_power(self, ctf_power: Tensor, views: slice | np.ndarray) -> Tensor:
-        """Power I_xx of turned templates under CTFs.
-
-        Parameters
-        ----------
-        ctf_power
-            Angular series of CTF² at the lowest frequencies of `power`, or all,
-            (n_frequencies, n_images, n_rows).
-        views
-            Which.
-
-        Returns
-        -------
-        Tensor
-            (n_inplanes, n_images, n_views).
-        """
-        series = ctf_power @ self.power[: len(ctf_power), :, views].conj()
-        # One period of several; the series are of the whole circle
-        n_angles = self.basis.n_angles // self.power_step
-        i_xx: Tensor = torch.fft.irfft(series, n=n_angles, dim=0) / self.power_step
-        return i_xx.repeat(self.power_step, 1, 1)
-
 
 def _batches(templates: Tensor) -> Iterator[Tensor]:
     n_at_once = max(1, _BYTES_AT_ONCE // (templates[0].numel() * templates.element_size()))

@@ -14,6 +14,7 @@ from torch import Tensor
 from cryolike.physics.likelihood import log_likelihood_of_pose
 from cryolike.scoring.comparison import ComparedGrid, ImageMoments, ViewScores, displaced
 from cryolike.scoring.template_terms import TemplateTerms, angular_spectrum
+from cryolike.scoring.turned_power import TurnedPower
 
 __all__ = ["TensorComparison", "Tile"]
 
@@ -48,13 +49,10 @@ class _Prepared:
     ----------
     of_images, of_ones
         Terms of displaced images, and of displaced ones, (n_images · n_displacements, n_terms).
-    power
-        Angular series of CTF², (n_frequencies, n_images, n_rows).
     """
 
     of_images: Tensor
     of_ones: Tensor
-    power: Tensor
 
 
 class TensorComparison:
@@ -75,6 +73,7 @@ class TensorComparison:
         self._memory_bytes = memory_bytes
         self._device = terms.terms.device
         self._ones = grid.ones.to(self._device, terms.terms.dtype)
+        self._power = TurnedPower(terms.power, terms.basis.n_angles, terms.power_step)
 
     def tiles(
         self, moments: ImageMoments, delta_A: np.ndarray, views: np.ndarray | None = None
@@ -192,14 +191,12 @@ class TensorComparison:
         return n_rows, int(np.clip(n_columns, 1, n_views))
 
     def _prepare(self, moments: ImageMoments, shift_back: Tensor) -> _Prepared:
-        basis, step = self.terms.basis, self.terms.power_step
+        basis = self.terms.basis
         images = (moments.images * moments.ctf)[:, None] * shift_back
         ones = (self._ones * moments.ctf)[:, None] * shift_back
-        power = torch.fft.rfft(moments.ctf.square(), dim=-1)[..., ::step].permute(2, 0, 1)
         return _Prepared(
             of_images=basis.compress(angular_spectrum(images.flatten(0, 1))),
             of_ones=basis.compress(angular_spectrum(ones.flatten(0, 1))),
-            power=power[: len(self.terms.power)],
         )
 
     def _tile(
@@ -212,7 +209,8 @@ class TensorComparison:
     ) -> Tile:
         n_displacements = len(prepared.of_images) // len(moments)
         shape = (-1, len(moments), n_displacements, columns.stop - columns.start)
-        i_xx = self.terms.turned_power(prepared.power, views)[:, :, None, :]
+        power, _ = self._power(moments.ctf, views=views)
+        i_xx = power.permute(2, 0, 1).repeat(self.terms.power_step, 1, 1)[:, :, None, :]
         x = self._inner_products(prepared.of_images, views).reshape(shape)
         x *= (i_xx * moments.i_yy.to(i_xx.dtype)[:, None, None]).rsqrt()
         u = self._inner_products(prepared.of_ones, views).reshape(shape)

@@ -1,0 +1,329 @@
+"""Compiled terms of displaced images, and powers of turned templates, against direct sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cryolike.descriptor import ImageDescriptor
+from cryolike.errors import UsageError
+from cryolike.grids import PolarGrid
+from cryolike.physics.polar import PolarTransform
+from cryolike.scoring.image_terms import ImageTerms
+from cryolike.scoring.lanes import aligned_zeros
+from cryolike.scoring.template_terms import RadialBasis
+from cryolike.scoring.turned_power import TurnedPower
+
+BOX_A = 50.0
+BOUND = 5e-7
+
+
+def make_grid(n_shells: int, n_angles: int) -> PolarGrid:
+    """Grid with these numbers of points."""
+    return PolarGrid(8.0, 8.0 / (n_shells - 1), n_angles)
+
+
+def make_basis(
+    n_shells: int, n_angles: int, n_frequencies: int | None = None, seed: int = 0
+) -> RadialBasis:
+    """Between no and ten random functions for each frequency."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 11, n_angles // 2 + 1 if n_frequencies is None else n_frequencies)
+    counts[0] += 1
+    first_term = np.concatenate([[0], np.cumsum(counts)])
+    rows = rng.standard_normal((first_term[-1], n_shells)) * np.linspace(0.1, 1, n_shells)
+    return RadialBasis(n_angles, first_term, torch.tensor(rows, dtype=torch.float32))
+
+
+def make_images(polar: PolarGrid, n: int = 1, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with the symmetry that real images have, and CTFs with that of CTFs."""
+    rng = np.random.default_rng(seed)
+    real, imaginary, ctf = rng.standard_normal((3, n, polar.n_shells, polar.n_inplanes // 2))
+    half = (real + 1j * imaginary).astype(np.complex64)
+    images = np.concatenate([half, half.conj()], axis=2)
+    return images, np.concatenate([ctf, ctf], axis=2).astype(np.float32)
+
+
+def make_displacements(n: int, largest_A: float = 12.0, seed: int = 2) -> np.ndarray:
+    """Displacements anywhere in a square."""
+    return np.random.default_rng(seed).uniform(-largest_A, largest_A, (n, 2))
+
+
+def direct_terms(
+    basis: RadialBasis,
+    polar: PolarGrid,
+    image: np.ndarray,
+    ctf: np.ndarray,
+    displacements_A: np.ndarray,
+) -> np.ndarray:
+    """Σ_kθ row(k) I C exp(2πi s·δ) exp(−iqθ) in double precision, (n_displacements, n_terms)."""
+    rows = basis.rows.numpy().astype(np.float64)
+    n_shells, theta = rows.shape[1], polar.theta_shell
+    weighted = image[:n_shells].astype(complex) * ctf[:n_shells].astype(float)
+    result = np.empty((len(displacements_A), basis.n_terms), complex)
+    for i, (x_A, y_A) in enumerate(displacements_A):
+        along_A = x_A * np.cos(theta) + y_A * np.sin(theta)
+        frequency_per_A = 2 * polar.radius_shells[:n_shells, None] / BOX_A
+        displaced = weighted * np.exp(2j * np.pi * frequency_per_A * along_A)
+        for q, terms in enumerate(basis.terms):
+            result[i, terms] = rows[terms] @ (displaced @ np.exp(-1j * q * theta))
+    return result
+
+
+def by_displacement(parts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Terms in the order of displacements, (all lanes, n_terms)."""
+    terms = parts[0] + 1j * parts[1]
+    return terms.swapaxes(1, 2).reshape(-1, terms.shape[1])
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Relative L2 distance."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("n_angles", [2, 4, 6, 8, 10, 12, 14, 18, 22, 30, 44, 48, 70, 98, 128])
+@pytest.mark.parametrize("n_shells", [4, 9, 11])
+@pytest.mark.parametrize("n_displacements", [1, 19])
+def test_terms_equal_direct_sums(n_shells: int, n_angles: int, n_displacements: int) -> None:
+    """Terms are those of sums in double precision; lanes beyond the last displacement are 0."""
+    polar, basis = make_grid(n_shells, n_angles), make_basis(n_shells, n_angles)
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(n_displacements)
+    terms = ImageTerms(basis, polar, BOX_A)
+    found = by_displacement(terms(image, ctf, displacements_A))
+    expected = direct_terms(basis, polar, image, ctf, displacements_A)
+    assert len(found) == -(-n_displacements // 16) * 16
+    assert relative_error(found[:n_displacements], expected) < BOUND
+    assert not found[n_displacements:].any()
+
+
+def test_large_displacements_cost_no_accuracy() -> None:
+    """Phases of a hundred turns are as exact as small ones."""
+    polar, basis = make_grid(9, 24), make_basis(9, 24)
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(16, 8 * BOX_A)
+    found = by_displacement(ImageTerms(basis, polar, BOX_A)(image, ctf, displacements_A))
+    expected = direct_terms(basis, polar, image, ctf, displacements_A)
+    assert relative_error(found, expected) < BOUND
+
+
+@pytest.mark.parametrize("n_angles", [24, 22])
+def test_shells_without_power_are_left_out(n_angles: int) -> None:
+    """Shells before the first one of each frequency count as if the basis were 0 there."""
+    n_shells = 13
+    polar, basis = make_grid(n_shells, n_angles), make_basis(n_shells, n_angles)
+    first_shell = np.random.default_rng(3).integers(0, n_shells, n_angles // 2 + 1)
+    first_shell[:3] = 12, 0, 3
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(5)
+    terms = ImageTerms(basis, polar, BOX_A, first_shell=first_shell)
+    found = by_displacement(terms(image, ctf, displacements_A))[:5]
+    for q, of_q in enumerate(basis.terms):
+        basis.rows[of_q, : first_shell[q]] = 0
+    assert relative_error(found, direct_terms(basis, polar, image, ctf, displacements_A)) < BOUND
+
+
+@pytest.mark.parametrize("n_frequencies", [1, 2, 3, 7, 8, 13])
+def test_low_frequencies_alone(n_frequencies: int) -> None:
+    """The terms of the lowest frequencies are the first ones of all terms."""
+    polar, basis = make_grid(9, 24), make_basis(9, 24)
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(5)
+    low = ImageTerms(basis, polar, BOX_A, n_frequencies=n_frequencies)
+    found = by_displacement(low(image, ctf, displacements_A))[:5]
+    expected = direct_terms(basis, polar, image, ctf, displacements_A)
+    assert low.n_terms == basis.first_term[n_frequencies]
+    assert relative_error(found, expected[:, : low.n_terms]) < BOUND
+
+
+@pytest.mark.parametrize(("n_shells", "n_frequencies"), [(5, 4), (8, 9), (1, 13)])
+def test_basis_of_a_part_of_the_grid(n_shells: int, n_frequencies: int) -> None:
+    """A basis on inner shells and of low frequencies ignores everything beyond."""
+    polar, basis = make_grid(12, 24), make_basis(n_shells, 16, n_frequencies)
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(5)
+    expected = direct_terms(basis, polar, image, ctf, displacements_A)
+    image[n_shells:] = np.nan
+    found = by_displacement(ImageTerms(basis, polar, BOX_A)(image, ctf, displacements_A))[:5]
+    assert relative_error(found, expected) < BOUND
+
+
+def test_displaced_image_is_moved_back() -> None:
+    """An image whose content is at +δ has, at δ, the terms of the centred one at 0."""
+    descriptor = ImageDescriptor.from_individual_values(24, 2.0)
+    polar, transform = descriptor.polar_grid, PolarTransform.of_descriptor(descriptor)
+    pixels = torch.zeros(2, 24, 24)
+    pixels[0, 9:15, 9:15] = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+    pixels[1] = pixels[0].roll((-3, 5), dims=(0, 1))  # rows are y
+    centred, moved = transform(pixels).numpy()
+    ctf = np.ones(centred.shape, np.float32)
+    terms = ImageTerms(make_basis(polar.n_shells, polar.n_inplanes), polar, 48.0)
+    expected = by_displacement(terms(centred, ctf, np.zeros((1, 2))))[0]
+    found = by_displacement(terms(moved, ctf, np.array([[10.0, -6.0]])))[0]
+    assert relative_error(found, expected) < 5e-6
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, None])
+@pytest.mark.parametrize("shared", [True, False])
+def test_many_images_give_what_each_gives(n_threads: int | None, shared: bool) -> None:
+    """Threads, displacements of single images and memory that is used again change nothing."""
+    polar, basis = make_grid(9, 24), make_basis(9, 24)
+    images, ctf = make_images(polar, 5)
+    displacements_A = make_displacements(18 * 5).reshape(5, 18, 2)
+    if shared:
+        displacements_A[:] = displacements_A[0]
+    terms = ImageTerms(basis, polar, BOX_A)
+    out = aligned_zeros(5, 2, 2, basis.n_terms, 16)
+    out[:] = np.nan
+    given = displacements_A[0] if shared else displacements_A
+    re, im = terms.of_images(images, ctf, given, out, n_threads=n_threads)
+    assert np.shares_memory(re, out)
+    for i in range(5):
+        expected = terms(images[i], ctf[i], displacements_A[i])
+        np.testing.assert_array_equal(re[i], expected[0])
+        np.testing.assert_array_equal(im[i], expected[1])
+
+
+def test_arrays_of_other_types() -> None:
+    """Double precision, memory that is not contiguous and memory that is read-only are welcome."""
+    polar, basis = make_grid(5, 12), make_basis(5, 12)
+    (image,), (ctf,) = make_images(polar)
+    displacements_A = make_displacements(3)
+    terms = ImageTerms(basis, polar, BOX_A)
+    expected = by_displacement(terms(image, ctf, displacements_A))
+    doubled = np.repeat(image.astype(complex), 2, axis=1)[:, ::2]
+    fixed_A = np.asfortranarray(displacements_A)
+    for array in (doubled, fixed_A):
+        array.setflags(write=False)
+    found = by_displacement(terms(doubled, ctf.astype(float), fixed_A))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("n_shells", "n_angles", "options", "message"),
+    [
+        (5, 9, {}, "even number"),
+        (5, 6, {}, "same descriptor"),
+        (4, 8, {}, "same descriptor"),
+        (5, 8, {"n_frequencies": 0}, "no terms"),
+        (5, 8, {"first_shell": np.array([0, 0, 5, 0, 0])}, "first_shell"),
+        (5, 8, {"first_shell": np.array([0, 0, -1, 0, 0])}, "first_shell"),
+        (5, 8, {"first_shell": np.array([0, 0])}, "first_shell"),
+    ],
+)
+def test_wrong_bases_are_refused(
+    n_shells: int, n_angles: int, options: dict[str, int | np.ndarray], message: str
+) -> None:
+    """What does not fit the grid is an error when it is given."""
+    with pytest.raises(UsageError, match=message):
+        ImageTerms(make_basis(5, 8), make_grid(n_shells, n_angles), BOX_A, **options)  # type: ignore[arg-type]
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    """Compiled code never gets arrays that it would read or write beyond."""
+    polar, basis = make_grid(5, 8), make_basis(5, 8)
+    terms = ImageTerms(basis, polar, BOX_A)
+    images, ctf = make_images(polar, 3)
+    some = make_displacements(4)
+    other_images, other_ctf = make_images(make_grid(6, 8), 3)
+    wrong_displacements = (some[:0], np.zeros((2, 4, 2)), np.zeros((3, 0, 2)))
+    wrong_memory = (
+        np.zeros((3, 2, 2, basis.n_terms, 16), np.float32),
+        np.zeros((3, 2, 1, basis.n_terms, 16)),
+        np.zeros((3, 2, 1, basis.n_terms, 32), np.float32)[..., ::2],
+    )
+    with pytest.raises(UsageError, match="grid"):
+        terms.of_images(other_images, other_ctf, some)
+    for displacements_A in wrong_displacements:
+        with pytest.raises(UsageError, match=r"displacements|shifts"):
+            terms.of_images(images, ctf, displacements_A)
+    for out in wrong_memory:
+        with pytest.raises(UsageError, match="out must be"):
+            terms.of_images(images, ctf, some, out)
+
+
+def make_templates(
+    polar: PolarGrid, n_views: int, seed: int = 4
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Polar images of unit power, angular series of weight·|T|², and their step."""
+    rng = np.random.default_rng(seed)
+    step = 2 if polar.n_inplanes % 2 == 0 else 1
+    shape = n_views, polar.n_shells, polar.n_inplanes // step
+    half = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    templates = np.concatenate([half, half.conj()][:step], axis=2)
+    weight = polar.point_weight_shells[:, None]
+    templates /= np.sqrt((weight * np.abs(templates) ** 2).sum((1, 2)))[:, None, None]
+    series = np.fft.rfft(weight * np.abs(templates) ** 2)[..., ::step]
+    return templates, np.ascontiguousarray(series.transpose(2, 1, 0)), step
+
+
+def direct_power(templates: np.ndarray, ctf: np.ndarray, polar: PolarGrid) -> np.ndarray:
+    """Σ weight |C R_γ T|² in double precision, (n_images, n_views, Q)."""
+    weighted = polar.point_weight_shells[:, None] * ctf.astype(float) ** 2
+    turned = [np.roll(np.abs(templates) ** 2, j, axis=2) for j in range(polar.n_inplanes)]
+    power: np.ndarray = np.einsum("nkt,jvkt->nvj", weighted, np.array(turned))
+    return power
+
+
+def make_ctf(polar: PolarGrid, n: int) -> np.ndarray:
+    """Functions with an astigmatism that grows with the shell."""
+    rng = np.random.default_rng(5)
+    phase, strength = rng.uniform(0, 6, (2, n, 1, 1))
+    radius = polar.radius_shells[:, None]
+    wave = phase + radius * (1 + strength / 20 * np.cos(2 * (polar.theta_shell - phase)))
+    ctf: np.ndarray = np.sin(wave)
+    return ctf
+
+
+@pytest.mark.parametrize("n_angles", [12, 14, 9, 4, 30])
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_turned_power_equals_direct_sums(n_angles: int, precision: str) -> None:
+    """The power of every turned template is that of sums over polar points."""
+    polar = make_grid(6, n_angles)
+    templates, series, step = make_templates(polar, 7)
+    ctf = make_images(polar, 3)[1] if step == 2 else make_ctf(polar, 3)
+    dtype = torch.complex64 if precision == "single" else torch.complex128
+    power = TurnedPower(torch.tensor(series, dtype=dtype), n_angles, step)
+    found, left_out = power(torch.tensor(ctf, dtype=power.real_dtype))
+    expected = direct_power(templates, ctf, polar)
+    assert found.shape == (3, 7, n_angles // step)
+    whole = np.tile(found.numpy(), step)
+    bound = 1e-6 if precision == "single" else 1e-13
+    np.testing.assert_allclose(whole, expected, rtol=bound, atol=bound * expected.max())
+    assert not left_out.any()
+    chosen = np.array([5, 0, 6])
+    few, _ = power(torch.tensor(ctf, dtype=power.real_dtype), views=chosen)
+    np.testing.assert_allclose(few.numpy(), found.numpy()[:, chosen], rtol=bound)
+
+
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-3, 1e-2, 0.1, 10.0])
+def test_what_is_left_out_of_the_power_is_bounded(tolerance: float) -> None:
+    """Weak frequencies of CTF² are left out; what that changes is below what was allowed."""
+    polar = make_grid(6, 48)
+    templates, series, step = make_templates(polar, 7)
+    ctf = make_ctf(polar, 3)
+    power = TurnedPower(torch.tensor(series), 48, step)
+    found, left_out = power(torch.tensor(ctf, dtype=torch.float64), tolerance)
+    error = np.abs(found.numpy() - direct_power(templates, ctf, polar)[..., :24]).max((1, 2))
+    assert (error <= left_out.numpy() + 1e-7).all()
+    assert (left_out.numpy() <= tolerance).all()
+    assert error.max() > 0.003 * min(tolerance, 0.1), "nothing was left out"
+
+
+def test_power_at_fewer_angles_and_shells() -> None:
+    """Templates of few shells and frequencies are turned in larger steps."""
+    polar, n_shells, n_angles = make_grid(8, 48), 5, 16
+    templates, _, step = make_templates(polar, 4)
+    frequencies = np.fft.fftfreq(48, 1 / 48)
+    spectrum = np.fft.fft(templates) * (np.abs(frequencies) <= 2)
+    templates = np.fft.ifft(spectrum)
+    templates[:, n_shells:] = 0
+    ctf = make_ctf(polar, 2)
+    weight = polar.point_weight_shells[:n_shells, None] * n_angles / 48
+    series = np.fft.rfft(weight * np.abs(templates[:, :n_shells]) ** 2)[..., :8:step]
+    power = TurnedPower(torch.tensor(series.transpose(2, 1, 0).copy()), n_angles, step)
+    found, left_out = power(torch.tensor(ctf, dtype=torch.float64))
+    expected = direct_power(templates, ctf, polar)[..., :24:3]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+    assert (left_out > 0).all(), "the CTF has frequencies that the table has not"
