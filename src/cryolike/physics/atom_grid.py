@@ -159,6 +159,7 @@ def density_of_atoms(
         dtype="complex128",
         nthreads=n_threads,
         upsampfac=padding,
+        showwarn=0,
     )
     spectrum = _cut_spectrum(model, parts, plan, transform)
     del transform

@@ -122,6 +122,7 @@ class CentralSlices:
             "complex128",
             nthreads=n_threads,
             upsampfac=padding,
+            showwarn=0,  # it would print where OMP_NUM_THREADS is lower
         )
 
     @property

@@ -24,6 +24,9 @@ _REACH = 1.8
 _SPREAD = 0.7
 """Standard deviation of the weights of views, in spacings."""
 
+_LOWEST = 0.3
+"""Of the largest correlation: what is lower is not of the peak."""
+
 _N_FITS = 2
 """The second with weights around the peak that the first found."""
 
@@ -38,7 +41,7 @@ class Refinement:
     """Finds the peak of the cross-correlation near poses of the grids.
 
     Near the best pose the cross-correlation is sampled at the views around it, at in-plane angles
-    and displacements to either side, and a quadratic function of all five variables is fitted.
+    and displacements to either side, and a Gaussian function of all five variables is fitted.
 
     Parameters
     ----------
@@ -150,7 +153,7 @@ class Refinement:
         return x
 
 
-_STENCIL = np.array([-1.0, 0.0, 1.0])
+_STENCIL = np.array([-0.5, 0.0, 0.5])
 """In-plane angles and displacements that are looked at, in steps."""
 
 _PLANE = np.stack([axis.ravel() for axis in np.meshgrid(_STENCIL, _STENCIL)], axis=1)
@@ -184,13 +187,20 @@ def _at_angles(
 
 
 def _peak(points: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Fit a quadratic function; where its maximum is, or infinity if it has none."""
+    """Fit a Gaussian peak; where its maximum is, or infinity if it has none.
+
+    The logarithm of a peak is quadratic much farther out than the peak itself.
+    """
+    relative = values / values.max()
+    is_high = relative > _LOWEST
+    points, relative = points[is_high], relative[is_high]
     n = points.shape[1]
     pairs = list(combinations_with_replacement(range(n), 2))
     columns = [np.ones(len(points)), *points.T, *(points[:, i] * points[:, j] for i, j in pairs)]
-    root = np.sqrt(weights)
+    # An error of a value is one of its logarithm in inverse proportion
+    root = np.sqrt(weights[is_high]) * relative
     design = np.stack(columns, axis=1) * root[:, None]
-    coefficients = np.linalg.lstsq(design, values * root, rcond=None)[0]
+    coefficients = np.linalg.lstsq(design, np.log(relative) * root, rcond=None)[0]
     curvature = np.zeros((n, n))
     for (i, j), value in zip(pairs, coefficients[1 + n :], strict=True):
         curvature[i, j] += value
