@@ -12,6 +12,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from cryolike.descriptor import ImageDescriptor
+from cryolike.physics.inverse_polar import pixels_of_polar_images
 from cryolike.physics.polar import PolarTransform
 from cryolike.plot import png_bytes
 from cryolike.scoring import figures
@@ -21,7 +22,6 @@ from cryolike.scoring.figures import (
     figure_of_gallery,
     figure_of_likelihood_ratios,
     figure_of_pose_sharpness,
-    pixels_of_polar_images,
 )
 from cryolike.simulate import asymmetric_particle, project
 
@@ -38,12 +38,17 @@ def _filled(figure: Figure) -> BarContainer:
     return container
 
 
-def polygon_total(figure: Figure, number: int) -> float:
-    """Sum of the counts of the `number`-th outlined histogram."""
-    outlines = [p for p in figure.axes[0].patches if len(p.get_path().vertices) > 10]
-    vertices = np.asarray(outlines[number].get_path().vertices)
-    # Each bin has two corners of its height
-    return float(vertices[1:-1, 1].sum() / 2)
+def outlines_of(figure: Figure) -> list[np.ndarray]:
+    """Corners of the outlined histograms."""
+    corners = [np.asarray(patch.get_path().vertices) for patch in figure.axes[0].patches]
+    return [vertices for vertices in corners if len(vertices) > 10]
+
+
+def legend_of(figure: Figure) -> list[str]:
+    """Give the texts of the legend."""
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def test_likelihood_ratios_of_two_structures() -> None:
@@ -57,8 +62,7 @@ def test_likelihood_ratios_of_two_structures() -> None:
         axes.get_title() == f"{share:.3g} % prefer good to bad, together +{ratio.sum():,.0f} nats"
     )
     assert axes.get_xlabel() == "log-likelihood under good − under bad (nats)"
-    patches = [p for p in axes.patches if len(p.get_path().vertices) > 10]
-    assert len(patches) == 1
+    assert len(outlines_of(figure)) == 1
     # One image a thousand nats away does not squeeze the others into one bin
     assert axes.get_xlim()[1] < 50
     assert axes.get_xlim()[0] <= 0
@@ -76,7 +80,7 @@ def test_likelihood_ratios_of_many_structures() -> None:
     matrix = np.zeros((50, 9)) - np.arange(9)
     names = [f"s{i}" for i in range(9)]
     figure = figure_of_likelihood_ratios(matrix[:, ::-1], names)
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    texts = legend_of(figure)
     assert [text.split(",")[0] for text in texts] == [
         f"100 % prefer s8 to s{i}" for i in (7, 6, 5, 4, 3)
     ]
@@ -102,7 +106,7 @@ def test_correlations() -> None:
     """Structures are in order of their mean; medians are told."""
     values = np.array([[0.1, 0.5], [0.2, 0.7], [0.3, 0.6]])
     figure = figure_of_correlations(values, ["a", "b"])
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    texts = legend_of(figure)
     assert texts == ["b: median 0.600", "a: median 0.200"]
 
 

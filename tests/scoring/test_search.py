@@ -145,6 +145,20 @@ def test_refined_poses_are_nearer_to_the_truth() -> None:
     np.testing.assert_array_equal(refined.view, on_grid.view)
 
 
+def test_best_of_views_and_of_rotations_are_of_all_poses() -> None:
+    """Each reduction is that of the whole array."""
+    polar_images, ctf = (column[:2] for column in images(0.1))
+    search = PoseSearch(templates(), DISPLACEMENTS, mode="exact")
+    whole = torch.cat([tile.x for tile in search.cross_correlations(polar_images, ctf)], dim=3)
+    of_views = search.score_views(polar_images, ctf)
+    np.testing.assert_allclose(of_views.cross_correlation, whole.amax(dim=(0, 2)), atol=2e-6)
+    chosen = of_views.inplane, torch.arange(2)[:, None], of_views.displacement
+    at_best = whole[*chosen, torch.arange(whole.shape[3])]
+    np.testing.assert_allclose(of_views.cross_correlation, at_best, atol=2e-6)
+    of_rotations = search.score_rotations(polar_images, ctf)
+    np.testing.assert_allclose(of_rotations, whole.amax(dim=(2, 3)).T, atol=2e-6)
+
+
 def near_truth(change: Callable[[Poses], Poses] = lambda poses: poses) -> Poses:
     """Take the true poses, changed."""
     _, euler_rad, origins_A = truth()

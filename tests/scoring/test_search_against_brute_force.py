@@ -174,6 +174,15 @@ def test_equals_the_oracle(n_pixels: int, n_inplanes: int | None, precision: str
     assert_agrees(case.score(), case, case.expected(), RELATIVE[precision])
 
 
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_equals_the_oracle_for_any_scale_of_the_ctf(factor: float, precision: str) -> None:
+    """No tolerance is one of absolute values: a scale factor may be in the metadata."""
+    case = make_case(10, precision=precision)
+    scaled = replace(case, ctf=case.ctf * factor)
+    assert_agrees(scaled.score(), scaled, scaled.expected(), RELATIVE[precision])
+
+
 def test_equals_the_oracle_for_an_odd_number_of_angles() -> None:
     """Then no angle has its opposite on the grid."""
     case = make_case(10, 21)

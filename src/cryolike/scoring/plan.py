@@ -34,6 +34,7 @@ from cryolike.particles import ParticleTable
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.displacements import Displacements
+from cryolike.scoring.poses import Poses
 from cryolike.scoring.search import SearchMode
 from cryolike.scoring.sources import ConvertedSource, ImageSource, SetSource, source_problems
 from cryolike.store import StackSet
@@ -80,6 +81,12 @@ class ScoreOptions:
     atom_model
         'beads', with the descriptor's selection, radii and shape; or 'electron': every selected
         atom with its electron scattering factors, B-factor and occupancy.
+    local_rad
+        Search only viewing directions within this angle of those in the metadata, and displacements
+        around theirs; None to search everywhere. Poses whose angles are all zero count as none:
+        these images are searched everywhere.
+    refine
+        Whether to give poses between those of the grids.
     n_compared
         'disc': the values compared are those of the disc of frequencies that the polar grid covers;
         'box': all pixels, as published.
@@ -98,6 +105,8 @@ class ScoreOptions:
     shift_sd_A: float | None = None
     viewing_distance: float | None = None
     atom_model: AtomModel = "beads"
+    local_rad: float | None = None
+    refine: bool = False
     n_compared: CountedValues = "disc"
     memory_bytes: float = 4e9
     on_bad_image: Policy = "error"
@@ -118,6 +127,8 @@ class ScoreOptions:
             faults.append(f"--shift-sd {self.shift_sd_A:g}: must be a positive number of Å.")
         if self.viewing_distance is not None and not 0 < self.viewing_distance < np.inf:
             faults.append(f"viewing distance {self.viewing_distance:g}: must be positive.")
+        if self.local_rad is not None and not 0 < self.local_rad <= np.pi:
+            faults.append("--local: must be above 0 and at most 180 degrees.")
         if not self.memory_bytes >= _LEAST_MEMORY_BYTES:
             faults.append(
                 f"--memory {self.memory_bytes:g} bytes: at least "
@@ -243,10 +254,38 @@ class ScorePlan:
                 f"({bytes_in_words(self.n_template_bytes)} of templates for each structure)",
                 f"shifts       {len(self.displacements):,}, to ±{px.shift_max_px:g} pixels in "
                 f"steps of {px.shift_step_px:g}, {prior}",
-                f"search       {self.options.search}: {self.n_poses:.3g} poses for each image and "
-                "structure",
+                self._describe_search(),
             ]
         )
+
+    def _describe_search(self) -> str:
+        if self.options.local_rad is not None:
+            within = f"within {np.rad2deg(self.options.local_rad):.3g}° of the metadata's poses"
+            return f"search       {within}"
+        return (
+            f"search       {self.options.search}: {self.n_poses:.3g} poses for each image and "
+            "structure"
+        )
+
+    def near(self, rows: np.ndarray) -> Poses | None:
+        """Poses that the metadata gives to rows of the source's table, if these are to be used.
+
+        Poses whose angles are all zero are none: they are not a number.
+        """
+        table = self.source.table
+        angles = (table.rot_rad, table.tilt_rad, table.psi_rad)
+        rot, tilt, psi = (None if angle is None else angle[rows] for angle in angles)
+        if self.options.local_rad is None or rot is None or tilt is None:
+            return None
+        psi = np.zeros(len(rows)) if psi is None else psi
+        is_none = (rot == 0) & (tilt == 0) & (psi == 0)
+        shifts = (
+            np.zeros(len(rows)) if origin is None else -origin[rows]
+            for origin in (table.origin_x_A, table.origin_y_A)
+        )
+        columns = (np.where(is_none, np.nan, values) for values in (rot, tilt, psi, *shifts))
+        names = ("rot_rad", "tilt_rad", "psi_rad", "shift_x_A", "shift_y_A")
+        return Poses(**dict(zip(names, columns, strict=True)))
 
     def header(self) -> WorkHeader:
         """Tell what decides over the results: whether a run can be resumed."""
@@ -321,6 +360,9 @@ def plan_scoring(
     if source is not None and chosen is not None:
         problems += _grid_problems(chosen, source.descriptor)
         problems += _shift_problems(options, chosen)
+        if options.local_rad is not None and not source.table.has_poses:
+            message = "a local search was asked for, but the metadata has no poses"
+            problems.append(Problem(message=message, remedy="Leave --local out.", kind="usage"))
     raise_problems(problems)
     if source is None or chosen is None:
         raise UsageError("there are no images to score.")

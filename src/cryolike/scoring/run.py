@@ -265,6 +265,7 @@ class _Run:
             templates,
             plan.displacements,
             mode=options.search,
+            refine=options.refine,
             n_compared=options.n_compared,
             device=resolve_device(self._device),
             memory_bytes=options.memory_bytes,
@@ -278,7 +279,13 @@ class _Run:
             for block in blocks:
                 tile = _rejected(block)
                 if len(block.rows):
-                    tile |= _tile(block, search.score(block.images, block.ctf))
+                    scores = search.score(
+                        block.images,
+                        block.ctf,
+                        near=plan.near(block.rows),
+                        within_rad=options.local_rad,
+                    )
+                    tile |= _tile(block, scores)
                 self._tiles.write(_tile_name(number, block.index), tile)
                 self._n_done += len(missing[block.index])
                 bar(self._n_done, n_in_all)

@@ -184,6 +184,19 @@ class PoseSearch:
         """Find the best pose of each image under each template; arguments as in `score`."""
         return self._score_views(self._moments(images, ctf))
 
+    def score_rotations(
+        self,
+        images: Complex[Tensor, "n_images n_shells n_inplanes"],
+        ctf: Float[Tensor, "n_images n_shells n_inplanes"],
+    ) -> Float[Tensor, "n_images n_inplanes"]:
+        """Find the largest cross-correlation at each in-plane angle; arguments as in `score`."""
+        moments = self._moments(images, ctf)
+        shape = len(moments), self.descriptor.polar_grid.n_inplanes
+        best = torch.full(shape, -torch.inf, dtype=ctf.dtype, device=self.device)
+        for tile in self._all_poses.tiles(moments, self._delta_A):
+            best[tile.rows] = torch.maximum(best[tile.rows], tile.x.amax(dim=(2, 3)).T)
+        return best
+
     def cross_correlations(
         self,
         images: Complex[Tensor, "n_images n_shells n_inplanes"],
