@@ -17,7 +17,7 @@ help:  ## list the targets
 
 setup: .venv/.dev  ## install cryolike, editable, with all development tools into .venv
 
-demo: .venv/.runtime  ## simulate a small set, convert it, verify it; results in demo/
+demo: .venv/.runtime  ## simulate a small set, convert, verify and score it; results in demo/
 	$(BIN)/cryolike demo --output demo --overwrite
 
 test: .venv/.dev  ## run all tests

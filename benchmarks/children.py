@@ -18,13 +18,15 @@ __all__ = [
     "plan_set",
     "read_with_cryolike",
     "read_with_starfile",
+    "score_simulated",
+    "templates_of_atoms",
 ]
 
 
 def in_fresh_process(function: Callable[[str], tuple[float, float]], star: Path) -> list[float]:
     """Call a function of this module in a process of its own.
 
-    Its folder of work is that of the STAR file.
+    Its folder of work is that of the STAR file, or of another file that the function takes.
     """
     code = (
         f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
@@ -80,3 +82,49 @@ def read_with_starfile(star: str) -> tuple[float, float]:
     import starfile
 
     return measured(lambda: starfile.read(star))
+
+
+def score_simulated(settings: str) -> tuple[float, float]:
+    """Score images within a budget, when code is compiled and everything else is in memory."""
+    from scoring_problem import ScoringProblem
+
+    from cryolike.scoring.search import PoseSearch
+
+    options = json.loads(Path(settings).read_text())
+    budget_bytes = options.pop("budget_bytes")
+    problem = ScoringProblem.simulated(**options)
+    few = problem.part(2, 4)
+    PoseSearch(few.templates, few.displacements).score(few.images, few.ctf)
+    # Otherwise the peak would be that of making templates
+    Path("/proc/self/clear_refs").write_text("5")
+
+    def score() -> object:
+        search = PoseSearch(problem.templates, problem.displacements, memory_bytes=budget_bytes)
+        return search.score(problem.images, problem.ctf)
+
+    return measured(score)
+
+
+def templates_of_atoms(settings: str) -> tuple[float, float]:
+    """Make templates of an atomic model, one bead per residue, all held in memory."""
+    import numpy as np
+
+    from cryolike.descriptor import ImageDescriptor
+    from cryolike.physics.scattering import AtomicModel, bead_form_factors
+    from cryolike.templates import make_templates
+
+    options = json.loads(Path(settings).read_text())
+    n_pixels, n_atoms, pixel_size_A = options["n_pixels"], options["n_atoms"], 1.5
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(n_atoms, 3))
+    radius_A = 0.3 * n_pixels * pixel_size_A * rng.uniform(size=n_atoms) ** (1 / 3)
+    directions *= (radius_A / np.linalg.norm(directions, axis=1))[:, None]
+    model = AtomicModel(
+        name="beads",
+        positions_A=directions,
+        kind=rng.integers(17, size=n_atoms),
+        weight=np.ones(n_atoms),
+        form_factors=bead_form_factors(np.linspace(2.25, 3.4, 17), "gaussian"),
+    )
+    descriptor = ImageDescriptor.from_individual_values(n_pixels, pixel_size_A)
+    return measured(lambda: make_templates(model, descriptor))

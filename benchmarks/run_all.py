@@ -14,7 +14,9 @@ import bench_many_stacks
 import bench_memory
 import bench_output
 import bench_planning
+import bench_score
 import bench_sizes
+import bench_templates
 import bench_transform
 from machine import describe_machine
 from measure import TABLE_HEAD, Comparison, argument_parser, table_row
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "planning": bench_planning.run,
     "output": bench_output.run,
     "feeding": bench_feeding.run,
+    "templates": bench_templates.run,
+    "score": bench_score.run,
     "gpu": bench_gpu.run,
 }
 

@@ -69,10 +69,31 @@ FEW: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "bench_memory": (5, {"n_pixels": 16, "n_small": 20, "n_large": 40, "n_stored": 200}),
     "bench_planning": (4, {"n_pixels": 16, "n_rows": 60, "n_stacks": 3}),
+    "bench_templates": (
+        4,
+        {"n_pixels": 12, "n_views": 20, "n_pixels_of_atoms": 36, "n_atoms": 30},
+    ),
+    "bench_score": (
+        9,
+        {
+            "sizes": (16, 18),
+            "n_images": 3,
+            "spacing_rad": 0.9,
+            "n_displacements": 2,
+            "n_straightforward": (2, 5),
+            "n_in_memory": 4,
+        },
+    ),
 }
 """How many comparisons each script makes, and sizes that take little time."""
 
-IN_FRESH_PROCESSES = {"bench_feeding", "bench_memory", "bench_planning"}
+IN_FRESH_PROCESSES = {
+    "bench_feeding",
+    "bench_memory",
+    "bench_planning",
+    "bench_score",
+    "bench_templates",
+}
 
 
 def marked(name: str) -> Any:

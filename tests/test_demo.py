@@ -15,7 +15,7 @@ from cryolike.errors import OutputExistsError
 from cryolike.store import StackSet, open_stacks
 
 Calls = list[tuple[str, int, int]]
-N_IMAGES, N_PIXELS = 100, 64
+N_IMAGES, N_PIXELS, N_SCORED = 100, 64, 40
 
 
 class Recorder:
@@ -35,7 +35,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, Calls]:
     """Run it once; what it returned and what its progress bars heard."""
     recorder = Recorder()
     folder = tmp_path_factory.mktemp("demo") / "made" / "here"
-    result = run_demo(folder, recorder, n_images=N_IMAGES, n_pixels=N_PIXELS)
+    result = run_demo(folder, recorder, n_images=N_IMAGES, n_pixels=N_PIXELS, n_scored=N_SCORED)
     return result, recorder.calls
 
 
@@ -58,11 +58,23 @@ def test_files_are_where_it_says(demo: tuple[DemoResult, Calls]) -> None:
 
 
 def test_picture_is_not_empty(demo: tuple[DemoResult, Calls]) -> None:
-    """The picture can be read and shows more than one colour in each of its three panels."""
+    """The picture can be read and shows more than one colour in each of its five panels."""
     pixels = matplotlib.image.imread(demo[0].picture)
     assert pixels.shape[1] > 800
-    for panel in np.array_split(pixels, 3, axis=1):
+    above, below = np.array_split(pixels, 2)
+    panels = [*np.array_split(above, 3, axis=1), *np.array_split(below, 3, axis=1)]
+    for panel in panels:
         assert len(np.unique(panel.reshape(-1, pixels.shape[-1]), axis=0)) > 20
+
+
+def test_right_structure_wins(demo: tuple[DemoResult, Calls]) -> None:
+    """The structure that was simulated is more likely for almost all images, by far together."""
+    scores = demo[0].scores
+    assert scores.structures == ("true", "turned")
+    assert scores.n_images == N_SCORED
+    assert scores.n_best[0] >= 0.9 * N_SCORED
+    assert np.ptp(scores.log_likelihood) > 100
+    assert (scores.folder / "results.csv").read_text().count("\n") == 1 + 2 * N_SCORED
 
 
 def test_reports_tell_of_the_whole_set(demo: tuple[DemoResult, Calls]) -> None:
@@ -83,9 +95,13 @@ def test_progress_of_each_step_reaches_its_end(demo: tuple[DemoResult, Calls]) -
     """Each step counts up to all there is to do."""
     _, calls = demo
     last = {title: (done, total) for title, done, total in calls}
-    assert list(last) == ["simulating", "converting", "verifying"]
+    assert list(last)[:3] == ["simulating", "converting", "verifying"]
     assert last["simulating"] == last["converting"] == (N_IMAGES, N_IMAGES)
     assert last["verifying"][0] == last["verifying"][1] > 0
+    assert last["scoring true (1/2)"] == (N_SCORED, 2 * N_SCORED)
+    assert last["scoring turned (2/2)"] == (2 * N_SCORED, 2 * N_SCORED)
+    done, total = last["templates of turned (2/2)"]
+    assert done == total > 100
 
 
 def test_images_follow_their_ctf_only_with_the_right_axes(stacks: StackSet) -> None:

@@ -39,6 +39,7 @@ def test_there_are_examples() -> None:
         "ctf_of_images.py",
         "native_path.py",
         "polar_images_without_files.py",
+        "score_images.py",
     }
 
 
@@ -91,3 +92,12 @@ def test_polar_images_without_files(tmp_path: Path) -> None:
     assert ratio[0] > ratio[2] > 1 > ratio[4] > ratio[-1] > 0
     assert printed.count("torch.complex64, rows") == 4
     assert [path.name for path in tmp_path.iterdir()] == ["relion"]
+
+
+def test_score_images(tmp_path: Path) -> None:
+    """Images of either conformation are assigned to it."""
+    printed = run_example("score_images.py", str(tmp_path), cwd=tmp_path)
+    lines = [line.split() for line in printed.splitlines() if "assigned rightly" in line]
+    assert len(lines) == 2
+    assert all(int(words[words.index("of", 3) - 1]) >= 27 for words in lines)
+    assert (tmp_path / "scores_turned" / "results.parquet").is_file()

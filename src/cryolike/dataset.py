@@ -117,10 +117,9 @@ class ParticleDataset(Dataset[PolarImages]):
     ) -> None:
         if isinstance(particles, ParticleTable):
             self.plan, self._row_of_plan = _plan(particles, descriptor, options)
-        elif descriptor is None and options is None:
-            self.plan, self._row_of_plan = particles, np.arange(len(particles.table))
         else:
-            raise UsageError("A plan has its own descriptor and options: give no others.")
+            _refuse_with_plan(descriptor, options)
+            self.plan, self._row_of_plan = particles, np.arange(len(particles.table))
         if self.plan.options.on_bad_image == "skip":
             msg = "A dataset cannot skip bad images (on_bad_image='skip'); iter_polar can."
             raise UsageError(msg)
@@ -188,7 +187,7 @@ class ParticleDataset(Dataset[PolarImages]):
 
 
 def iter_polar(
-    table: ParticleTable,
+    table: ParticleTable | ConversionPlan,
     descriptor: ImageDescriptor | None = None,
     *,
     batch_size: int = 128,
@@ -205,7 +204,7 @@ def iter_polar(
     Parameters
     ----------
     table
-        As a reader returned it.
+        As a reader returned it, or a plan from `cryolike.conversion.plan_conversion`.
     descriptor
         Of the images after downsampling; None to take box and pixel size from the set.
     batch_size
@@ -245,6 +244,12 @@ def iter_polar(
     if batch_size < 1:
         msg = f"batch_size is {batch_size}; it must be at least 1."
         raise UsageError(msg)
+    if isinstance(table, ConversionPlan):
+        _refuse_with_plan(descriptor, options)
+        n_rows = len(table.table)
+        sequence = np.arange(n_rows) if rows is None else _checked_rows(rows, n_rows)
+        converter = _RowConverter(table, np.arange(n_rows), resolve_device(device), has_ctf=ctf)
+        return PolarBatches(converter, sequence, batch_size)
     chosen = np.arange(len(table)) if rows is None else _checked_rows(rows, len(table))
     distinct, place = np.unique(chosen, return_inverse=True)
     asked_for = table if len(distinct) == len(table) else table.take(distinct)
@@ -508,6 +513,11 @@ def _plan(
     left_out = {(file, row) for file, row, *_ in plan.rejects}
     names = zip(table.metadata_index.tolist(), table.source_row.tolist(), strict=True)
     return plan, np.array([i for i, name in enumerate(names) if name not in left_out])
+
+
+def _refuse_with_plan(descriptor: ImageDescriptor | None, options: ConvertOptions | None) -> None:
+    if descriptor is not None or options is not None:
+        raise UsageError("A plan has its own descriptor and options: give no others.")
 
 
 def _checked_rows(rows: Sequence[int] | np.ndarray, n_rows: int) -> np.ndarray:

@@ -11,9 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cryolike.descriptor import ImageDescriptor
+from cryolike.physics.inverse_polar import pixels_of_polar_images
+from cryolike.physics.views import ViewingDirections
+from cryolike.units import deg_from_rad
 
 __all__ = [
     "StackPictures",
+    "TemplatePictures",
     "figure_of_pixels",
     "figure_of_polar_images",
     "figure_of_power_spectrum",
@@ -81,6 +85,55 @@ class StackPictures:
         )
 
 
+class TemplatePictures:
+    """What the plots of a structure's templates show, collected batch by batch."""
+
+    N_SHOWN = 16
+    """Templates that are shown."""
+
+    def __init__(self) -> None:
+        self._shown: list[torch.Tensor] = []
+        self._powers: list[np.ndarray] = []
+        self._n_views = 0
+
+    def add(self, templates: torch.Tensor) -> None:
+        """Take in templates, (n, n_shells, n_inplanes); what is shown of them is copied."""
+        self._shown.append(templates[: max(0, self.N_SHOWN - self._n_views)].clone())
+        self._powers.append(len(templates) * shell_power(templates))
+        self._n_views += len(templates)
+
+    def draw(
+        self, descriptor: ImageDescriptor, views: ViewingDirections, name: str
+    ) -> tuple[bytes, bytes, bytes]:
+        """Draw the templates.
+
+        Parameters
+        ----------
+        descriptor
+            Of the templates.
+        views
+            Of all templates.
+        name
+            Of the structure.
+
+        Returns
+        -------
+        tuple of bytes
+            PNG files: polar images, pixels, power spectrum.
+        """
+        shown = torch.cat(self._shown)
+        angles_deg = deg_from_rad(views.euler_rad[: len(shown), :2])
+        labels = [f"rot {rot:.0f}° tilt {tilt:.0f}°" for rot, tilt in angles_deg]
+        pixels = pixels_of_polar_images(shown, descriptor)
+        title, of_power = f"Templates of {name}", f"Power spectrum of templates of {name}"
+        spectrum = np.sum(self._powers, axis=0) / self._n_views
+        return (
+            png_bytes(figure_of_polar_images(shown, labels, descriptor, title)),
+            png_bytes(figure_of_pixels(pixels, labels, descriptor, title)),
+            png_bytes(figure_of_power_spectrum(spectrum, descriptor, of_power)),
+        )
+
+
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure."""
     file = io.BytesIO()
@@ -89,7 +142,10 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def figure_of_pixels(
-    images: np.ndarray, labels: Sequence[str], descriptor: ImageDescriptor
+    images: np.ndarray,
+    labels: Sequence[str],
+    descriptor: ImageDescriptor,
+    title: str = "Particle images, normalised",
 ) -> Figure:
     """Images side by side, x to the right and y downwards as they lie in the file.
 
@@ -101,6 +157,8 @@ def figure_of_pixels(
         One an image.
     descriptor
         For the scale.
+    title
+        First words of the title.
 
     Returns
     -------
@@ -110,15 +168,17 @@ def figure_of_pixels(
     figure, axes = _gallery(images, labels, float(low), float(high), "gray")
     side = descriptor.cartesian_grid
     axes.set_title(
-        f"Particle images, normalised: {side.side_px} pixels, box {side.box_size_A:.4g} Å\n"
-        "x → (fast axis), y ↓",
+        f"{title}: {side.side_px} pixels, box {side.box_size_A:.4g} Å\nx → (fast axis), y ↓",
         fontsize=10,
     )
     return figure
 
 
 def figure_of_polar_images(
-    polar_images: torch.Tensor, labels: Sequence[str], descriptor: ImageDescriptor
+    polar_images: torch.Tensor,
+    labels: Sequence[str],
+    descriptor: ImageDescriptor,
+    title: str = "Polar Fourier images",
 ) -> Figure:
     """Moduli of polar images: angle θ from 0 to 360° to the right, frequency upwards.
 
@@ -130,6 +190,8 @@ def figure_of_polar_images(
         One an image.
     descriptor
         For the scale.
+    title
+        First words of the title.
 
     Returns
     -------
@@ -139,14 +201,16 @@ def figure_of_polar_images(
     low, high = np.percentile(moduli, [2, 99.8])
     figure, axes = _gallery(moduli[:, ::-1], labels, float(low), float(high), "magma")
     axes.set_title(
-        f"Polar Fourier images, log₁₀ |F|: θ → from 0 to 360°,\n"
+        f"{title}, log₁₀ |F|: θ → from 0 to 360°,\n"
         f"spatial frequency ↑ from 0 to 1/({descriptor.resolution_A:.3g} Å)",
         fontsize=10,
     )
     return figure
 
 
-def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> Figure:
+def figure_of_power_spectrum(
+    power: np.ndarray, descriptor: ImageDescriptor, title: str = "Power spectrum of the stack"
+) -> Figure:
     """Mean of |F|² on each shell against spatial frequency.
 
     Parameters
@@ -155,6 +219,8 @@ def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> 
         (n_shells,), see `shell_power`.
     descriptor
         For the scale.
+    title
+        First words of the title.
 
     Returns
     -------
@@ -169,7 +235,7 @@ def figure_of_power_spectrum(power: np.ndarray, descriptor: ImageDescriptor) -> 
     axes.set_xlabel("spatial frequency (1/Å)")
     axes.set_ylabel("mean of |F|² on the shell")
     axes.grid(alpha=0.3)
-    axes.set_title(f"Power spectrum of the stack, to {descriptor.resolution_A:.3g} Å", fontsize=10)
+    axes.set_title(f"{title}, to {descriptor.resolution_A:.3g} Å", fontsize=10)
     return figure
 
 

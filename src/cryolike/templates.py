@@ -118,6 +118,7 @@ def make_templates(
     *,
     views: ViewingDirections | None = None,
     memory_bytes: float = 2e9,
+    remove_mean: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> TemplateSet:
     """Make all templates of a structure.
@@ -133,6 +134,9 @@ def make_templates(
         Viewing directions; those of the descriptor's `viewing_distance` if None.
     memory_bytes
         What the work may take, besides the templates themselves.
+    remove_mean
+        Whether the mean in the box is removed. Without it a template stays right when it is turned
+        and shifted; otherwise the box whose mean was removed turns and moves along.
     progress
         Called with templates done and their number, after each batch.
 
@@ -150,7 +154,9 @@ def make_templates(
     """
     structure = _density_of(structure, descriptor)
     views = ViewingDirections.of_spacing(descriptor.viewing_distance) if views is None else views
-    batches = iter_templates(structure, descriptor, views=views, memory_bytes=memory_bytes)
+    batches = iter_templates(
+        structure, descriptor, views=views, memory_bytes=memory_bytes, remove_mean=remove_mean
+    )
     polar = descriptor.polar_grid
     shape = (len(views), polar.n_shells, polar.n_inplanes)
     images = torch.empty(shape, dtype=_DTYPE[descriptor.precision])
@@ -169,6 +175,7 @@ def iter_templates(
     *,
     views: ViewingDirections | None = None,
     memory_bytes: float = 2e9,
+    remove_mean: bool = True,
 ) -> Iterator[Tensor]:
     """Make templates batch by batch, for who cannot or need not hold them all.
 
@@ -178,6 +185,8 @@ def iter_templates(
         As for `make_templates`.
     memory_bytes
         What the work may take, batches included.
+    remove_mean
+        As for `make_templates`.
 
     Returns
     -------
@@ -192,7 +201,7 @@ def iter_templates(
     fitted = fitted_structure(_density_of(structure, descriptor), descriptor)
     views = ViewingDirections.of_spacing(descriptor.viewing_distance) if views is None else views
     slices = CentralSlices(fitted, descriptor, memory_bytes=memory_bytes)
-    return _batches(fitted.name, slices, descriptor, views.euler_rad)
+    return _batches(fitted.name, slices, descriptor, views.euler_rad, remove_mean=remove_mean)
 
 
 def fitted_structure(
@@ -259,7 +268,12 @@ def _warn_of_resampling(density: DensityMap, descriptor: ImageDescriptor) -> Non
 
 
 def _batches(
-    name: str, slices: CentralSlices, descriptor: ImageDescriptor, euler_rad: np.ndarray
+    name: str,
+    slices: CentralSlices,
+    descriptor: ImageDescriptor,
+    euler_rad: np.ndarray,
+    *,
+    remove_mean: bool,
 ) -> Iterator[Tensor]:
     """Turn slices into templates: polar transforms of projections, without mean, normalised."""
     grid, polar = descriptor.cartesian_grid, descriptor.polar_grid
@@ -268,7 +282,7 @@ def _batches(
     ones = transform(torch.ones((1, grid.side_px, grid.side_px), dtype=transform.real_dtype))
     # Pixels of a projection hold density per Å²; their sum is the integral over a pixel's area
     of_area = 1 / grid.pixel_size_A**2
-    mean = slices.at_zero * of_area / n_pixels
+    mean = slices.at_zero * of_area / n_pixels if remove_mean else 0.0
     weights = torch.from_numpy(polar.point_weight_shells)
     for start in range(0, len(euler_rad), slices.n_views_at_once):
         part = euler_rad[start : start + slices.n_views_at_once]

@@ -16,16 +16,19 @@ from cryolike.io.cryosparc import read_cryosparc
 from cryolike.io.cryosparc_job import read_job
 from cryolike.io.pairs import read_pairs
 from cryolike.io.star import read_star
+from cryolike.io.structure import StructureSource
 from cryolike.particles import ParticleTable
 from cryolike.physics.preprocess import DownsampleType
 from cryolike.progress import progress_bar
 from cryolike.store.writer import refuse_existing_results
+from cryolike.templates import write_templates
 
 __all__ = [
     "convert_particle_stacks_from_cryosparc_job_directory",
     "convert_particle_stacks_from_indexed_cryosparc_file",
     "convert_particle_stacks_from_indexed_star_file",
     "convert_particle_stacks_from_paired_star_and_mrc_files",
+    "make_templates_from_inputs",
 ]
 
 Params = ImageDescriptor | str | Path
@@ -286,6 +289,56 @@ def convert_particle_stacks_from_cryosparc_job_directory(
         plots=flag_plots,
         **further,
     )
+
+
+def make_templates_from_inputs(
+    list_of_inputs: Sequence[StructureSource],
+    image_parameters_file: Params,
+    output_plots: bool = True,
+    folder_output: str | Path = "./templates/",
+    verbose: bool = False,
+    *,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Make templates of structures: one file each, one template for each viewing direction.
+
+    Parameters
+    ----------
+    list_of_inputs
+        Paths of maps and atomic models; or arrays or tensors, densities with axes z, y, x whose
+        voxels have the size of the pixels.
+    image_parameters_file
+        Image descriptor, or the path of a saved one.
+    output_plots
+        Whether to draw each structure's templates.
+    folder_output
+        Where to write.
+    verbose
+        Whether to show progress where standard error is no terminal, too.
+    overwrite
+        Replace templates of an earlier run.
+
+    Returns
+    -------
+    tuple of Path
+        The files of templates, in the order of the inputs.
+
+    Raises
+    ------
+    CryoLikeError
+        Everything that is wrong, in one error.
+    """
+    with progress_bar(
+        "templates", visible=verbose or sys.stderr.isatty(), unit="views"
+    ) as progress:
+        return write_templates(
+            list_of_inputs,
+            load_descriptor(image_parameters_file),
+            folder_output,
+            plots=output_plots,
+            overwrite=overwrite,
+            progress=progress,
+        )
 
 
 def _convert(

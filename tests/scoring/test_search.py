@@ -219,5 +219,12 @@ def test_bad_use_is_refused() -> None:
         search.score(polar_images, ctf, within_rad=0.1)
     with pytest.raises(UsageError, match="same descriptor"):
         search.score(polar_images[:, :-1], ctf[:, :-1])
+    without_ctf, with_nan = ctf.clone(), polar_images.clone()
+    without_ctf[3] = 0
+    with_nan[5, 2, 7] = torch.nan
+    with pytest.raises(UsageError, match=r"\[3\].*CTF is zero"):
+        search.score(polar_images, without_ctf)
+    with pytest.raises(UsageError, match=r"\[5\].*not finite"):
+        search.score(with_nan, ctf)
     with pytest.raises(UsageError, match="smaller displacements"):
         PoseSearch(templates(), Displacements.grid(17, 3, 3, 5.0))

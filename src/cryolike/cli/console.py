@@ -6,15 +6,26 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from cryolike.errors import CryoLikeError, UsageError
+from cryolike.errors import CryoLikeError, CryoLikeWarning, UsageError
 
-__all__ = ["BAD_DATA", "BAD_USAGE", "errors_become_exit_codes", "fail", "say", "say_json", "warn"]
+__all__ = [
+    "BAD_DATA",
+    "BAD_USAGE",
+    "errors_become_exit_codes",
+    "fail",
+    "say",
+    "say_json",
+    "warn",
+    "warnings_on_the_console",
+]
 
 BAD_DATA, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -44,6 +55,22 @@ def warn(messages: Iterable[str], label: str = "warning") -> None:
         _err.print(f"{label}: {_printable(message)}", style="yellow", markup=False)
 
 
+@contextmanager
+def warnings_on_the_console() -> Iterator[None]:
+    """Print warnings of the library, each once, like all others while the block runs."""
+    told = set()
+
+    def tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, CryoLikeWarning) and str(message) not in told:
+            told.add(str(message))
+            warn([str(message)])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CryoLikeWarning)
+        warnings.showwarning = tell
+        yield
+
+
 def fail(message: str, code: int = BAD_DATA) -> NoReturn:
     """Print an error and end the program."""
     _err.print(f"error: {_printable(message)}", style="red", markup=False)
@@ -67,7 +94,7 @@ def errors_become_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except MemoryError:
-            fail("out of memory. Choose a smaller --batch-size.")
+            fail("out of memory. Choose a smaller --batch-size, or a smaller --memory to score.")
         except KeyboardInterrupt:
             fail("interrupted.", INTERRUPTED)
 

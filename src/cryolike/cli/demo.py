@@ -23,7 +23,7 @@ def demo(
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Simulate a RELION 3.1 set, then inspect, convert and verify it.
+    """Simulate a RELION 3.1 set; inspect, convert, verify it; score it against two structures.
 
     The particle is asymmetric; the set has two optics groups, three stacks, shuffled rows and
     strong astigmatism. Everything it makes stays, to be looked at.
@@ -48,9 +48,18 @@ def demo(
     warn(summary.warnings)
     say(f"converted    {result.conversion.describe()}")
     say(f"verified     {result.verification.describe()}")
-    say(f"picture      {result.picture}: each image follows its own CTF, astigmatism included")
-    say(f"more         plots of each stack are in {result.conversion.folder / 'plots'}")
+    n_scored, n_right = result.scores.n_images, int(result.scores.n_best[0])
+    say(
+        f"scored       {n_scored:,} images against two structures: {n_right:,} prefer the one they "
+        f"show; {result.scores.folder / 'results.csv'} has them all"
+    )
+    say(f"picture      {result.picture}: images follow their CTF, and tell the structures apart")
+    say(
+        f"more         pictures are in {result.conversion.folder / 'plots'} and "
+        f"{result.scores.folder / 'plots'}"
+    )
     if not result.verification.is_good:
         fail("the converted set did not verify; please report this.")
     say(f"done in {time.perf_counter() - started:.1f} s. Now with your own data:", style="green")
     say("    cryolike inspect particles.star")
+    say("    cryolike score particles.star --structure model.pdb --output scores/")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cryolike.cli import convert, demo, describe, inspect, verify
+from cryolike.cli import convert, demo, describe, inspect, score, templates, verify
 
 __all__ = ["app", "main"]
 
@@ -30,6 +30,8 @@ app.command()(inspect.inspect)
 app.command()(describe.describe)
 app.add_typer(convert.app, name="convert")
 app.command()(verify.verify)
+app.command()(templates.templates)
+app.command()(score.score)
 app.command()(demo.demo)
 
 

@@ -41,12 +41,14 @@ __all__ = [
     "Rows",
     "Seed",
     "StacksMax",
+    "bytes_of",
     "chosen_rows",
     "descriptor_or_none",
+    "one_of",
 ]
 
 
-def _one_of(choice: Any) -> Callable[[str], str]:
+def one_of(choice: Any) -> Callable[[str], str]:
     """Make a check that a value is one of a Literal's."""
 
     def check(value: str) -> str:
@@ -109,7 +111,7 @@ OnBadRow = Annotated[
     str,
     typer.Option(
         metavar="error|skip",
-        callback=_one_of(Policy),
+        callback=one_of(Policy),
         help="What to do with rows that cannot be used: stop before anything is written, or leave "
         "them out and list them in rejects.csv.",
         rich_help_panel=_ROWS,
@@ -119,7 +121,7 @@ OnBadImage = Annotated[
     str,
     typer.Option(
         metavar="error|skip",
-        callback=_one_of(Policy),
+        callback=one_of(Policy),
         help="The same for images that are blank, NaN or infinite.",
         rich_help_panel=_ROWS,
     ),
@@ -152,7 +154,7 @@ DownsampleKind = Annotated[
     str,
     typer.Option(
         metavar="fourier|mean|max",
-        callback=_one_of(DownsampleType),
+        callback=one_of(DownsampleType),
         help="Crop in Fourier space, or pool pixels as published (which aliases).",
         rich_help_panel=_IMAGES,
     ),
@@ -161,7 +163,7 @@ Contrast = Annotated[
     str,
     typer.Option(
         metavar="recorded|keep|invert",
-        callback=_one_of(ContrastChoice),
+        callback=one_of(ContrastChoice),
         help="Multiply by the sign that the metadata records, by nothing, or by −1. Protein must "
         "come out bright.",
         rich_help_panel=_IMAGES,
@@ -214,6 +216,17 @@ def chosen_rows(
 def descriptor_or_none(params: Path | None) -> ImageDescriptor | None:
     """Load the descriptor where one is given."""
     return None if params is None else ImageDescriptor.load(params)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def bytes_of(text: str) -> float:
+    """Take a number of bytes from what --memory says: ``4G``, ``500M``."""
+    match = re.fullmatch(r"(\d+\.?\d*)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"--memory {text}: write a number and K, M, G or T, such as 4G.")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _parse_rows(text: str) -> slice | None:

@@ -228,7 +228,7 @@ class ConversionPlan:
                 f"{self.headers[0].box_px if self.headers else 0} pixels",
                 f"writes       {counted(self.n_images, 'image')} in "
                 f"{counted(len(self.stacks), 'stack')}, "
-                f"{_bytes_in_words(self.n_bytes)}{early}",
+                f"{bytes_in_words(self.n_bytes)}{early}",
                 self.descriptor.describe_grids(),
             ]
         )
@@ -698,7 +698,8 @@ def _cut(table: ParticleTable, options: ConvertOptions) -> tuple[PlannedStack, .
     return tuple(PlannedStack(index=i, start=a, stop=b) for i, (a, b) in enumerate(ranges))
 
 
-def _bytes_in_words(n_bytes: float) -> str:
+def bytes_in_words(n_bytes: float) -> str:
+    """Say how many bytes, in the unit that fits: ``"89.7 MB"``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

@@ -45,7 +45,7 @@ _TYPICAL_POWER = 0.3
 """I_xx of a template of unit norm, about half of which its CTF leaves."""
 
 _NEGLIGIBLE_POWER = 1e-6
-"""Bound of what angular frequencies of CTF² that are left out could add to I_xx."""
+"""Bound of what angular frequencies of CTF² that are left out could add to I_xx, relative to it."""
 
 _NEGLIGIBLE_COARSE_POWER = 1e-3
 """The same where only the best cells are looked for."""
@@ -236,7 +236,8 @@ class CompiledComparison:
         self, moments: ImageMoments, views: np.ndarray, tolerance: float = _NEGLIGIBLE_POWER
     ) -> list[ViewScales]:
         """Find what products with views are scaled by, for each image."""
-        i_xx, _ = self._power(moments.ctf, tolerance, views)
+        typical = float(moments.ctf.square().mean(dim=(1, 2)).min())
+        i_xx, _ = self._power(moments.ctf, tolerance * typical, views)
         turns = 1, self._terms.power_step
         return [
             ViewScales(inverse_norm=inverse, ones_scale=inverse, half_log_power=half_log)

@@ -191,7 +191,7 @@ def as_seen(
     """
     polar, box_A = descriptor.polar_grid, descriptor.cartesian_grid.box_size_A
     frequency = np.fft.fftfreq(polar.n_inplanes, 1 / polar.n_inplanes)
-    turn = torch.from_numpy(np.exp(-1j * psi_rad[:, None] * frequency))[:, None, :]
+    turn = torch.from_numpy(np.exp(1j * psi_rad[:, None] * frequency))[:, None, :]
     turned = torch.fft.ifft(torch.fft.fft(templates.to(torch.complex128), dim=-1) * turn, dim=-1)
     along_A = shift_x_A[:, None] * np.cos(polar.theta_shell) + shift_y_A[:, None] * np.sin(
         polar.theta_shell

@@ -148,8 +148,8 @@ class PoseSearch:
         Raises
         ------
         UsageError
-            Where the images are on another grid than the templates, or only one of `near` and
-            `within_rad` is given.
+            Where the images are on another grid than the templates, an image or a CTF is zero
+            everywhere or not finite, or only one of `near` and `within_rad` is given.
         """
         moments = self._moments(images, ctf)
         if (near is None) != (within_rad is None):
@@ -248,7 +248,20 @@ class PoseSearch:
     def _moments(self, images: Tensor, ctf: Tensor) -> ImageMoments:
         self._check_grid(images, ctf)
         images = images.to(self.device, self.templates.images.dtype)
-        return ImageMoments.of_images(images, ctf.to(self.device, images.real.dtype), self._grid)
+        ctf = ctf.to(self.device, images.real.dtype)
+        moments = ImageMoments.of_images(images, ctf, self._grid)
+        strength = ctf.square().amax(dim=(1, 2))
+        is_bad = ~(
+            (moments.i_yy > 0) & moments.i_yy.isfinite() & (strength > 0) & strength.isfinite()
+        )
+        if is_bad.any():
+            msg = (
+                f"images {is_bad.nonzero()[:10, 0].tolist()} (counted from 0; {int(is_bad.sum())} in "
+                "all) are blank or not finite, or their CTF is zero everywhere or not finite: "
+                "nothing can be compared. Leave them out."
+            )
+            raise UsageError(msg)
+        return moments
 
     def _check_grid(self, images: Tensor, ctf: Tensor) -> None:
         expected = tuple(self.templates.images.shape[1:])

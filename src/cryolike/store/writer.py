@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -210,7 +210,7 @@ class RunFolder:
         try:
             with writing(self.layout.folder, CHOOSE_ANOTHER if self._made_wip else RESUME_HINT):
                 self.layout.wip.mkdir(parents=True, exist_ok=True)
-                self._lock = _acquire_lock(self.layout.wip_lock)
+                self._lock = acquire_lock(self.layout.wip_lock)
             if not (self._skip_exist or self._overwrite):
                 # A run that finished since we looked, before we held the lock
                 _refuse_results(self.layout, self.layout.results_present())
@@ -408,9 +408,8 @@ class RunFolder:
         rejects = [*rejected_rows, *(reject for stack in stacks for reject in stack.rejected)]
         files = []
         if rejects:
-            # Names that are not UTF-8 go out as the bytes they came in as
-            text = _rejects_csv(rejects, self._header).encode("utf-8", "surrogateescape")
-            files.append(self._write_file(self.layout.rejects.name, lambda file: file.write(text)))
+            data = rejects_csv(rejects, [record.path for record in self._header.inputs])
+            files.append(self._write_file(self.layout.rejects.name, lambda file: file.write(data)))
         manifest = Manifest(header=self._header, stacks=stacks, files=tuple(files))
         with writing(self.layout.manifest):
             _write_text(self.layout.manifest, manifest.to_json(), via=self.layout.wip)
@@ -597,7 +596,19 @@ def writing(target: Path, advice: str = RESUME_HINT) -> Iterator[None]:
         raise OutputError(msg) from error
 
 
-def _acquire_lock(path: Path) -> IO[str]:
+def acquire_lock(path: Path) -> IO[str]:
+    """Hold a folder of unfinished work until the file is closed.
+
+    Parameters
+    ----------
+    path
+        The lock in that folder; it names this process afterwards.
+
+    Raises
+    ------
+    FolderInUseError
+        Where another process holds it.
+    """
     while True:
         lock = path.open("a+")
         try:
@@ -655,10 +666,24 @@ def _read_journal(path: Path) -> Iterator[StackRecord]:
             yield StackRecord.from_dict(json.loads(text))
 
 
-def _rejects_csv(rejects: list[Reject], header: RunHeader) -> str:
+def rejects_csv(rejects: Sequence[Reject], metadata_files: Sequence[str]) -> bytes:
+    """List rows left out.
+
+    Parameters
+    ----------
+    rejects
+        In any order.
+    metadata_files
+        That they count from.
+
+    Returns
+    -------
+    bytes
+        Names that are not UTF-8 are the bytes they came in as.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["metadata_file", "source_row", "image_name", "reason"])
     for metadata_index, source_row, image_name, reason in sorted(rejects):
-        table.writerow([header.inputs[metadata_index].path, source_row, image_name, reason])
-    return text.getvalue()
+        table.writerow([metadata_files[metadata_index], source_row, image_name, reason])
+    return text.getvalue().encode("utf-8", "surrogateescape")
