@@ -1,9 +1,11 @@
 """Search in two passes: everywhere at low resolution, then in full where an image may be.
 
 The first pass compares innermost shells only, with fewer views and displacements, at the angles
-that these need. The second compares in full, on the whole grid, near all that the first found
-likely; what was left out is estimated from how much more likely the second pass found views than
-the first, and images for which it matters are compared with everything.
+that these need. The second compares in full near all that the first found likely, and again near
+all that may hide a pose as good as the best found so far. How much of a correlation the first pass
+sees at least is known from searching for the templates themselves; so what was left out can be
+estimated, and images for which it matters, or that may be nearly anywhere, are compared with
+everything.
 """
 
 from __future__ import annotations
@@ -15,9 +17,16 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryolike.physics.views import ViewingDirections
-from cryolike.scoring.comparison import ComparedGrid, Comparison, ImageMoments, ViewScores
+from cryolike.scoring.comparison import (
+    ComparedGrid,
+    Comparison,
+    ImageMoments,
+    ViewScores,
+    displaced,
+)
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.template_terms import Band, TemplateTerms
 from cryolike.templates import TemplateSet
@@ -33,6 +42,9 @@ _N_VIEWS_KEPT = 8
 _NATS_KEPT = 8.0
 """What poses of the first pass may lack to the best so that the second looks there too."""
 
+_NATS_HIDDEN = 4.0
+"""What a pose may lack to the best so that it is worth looking for where it may hide."""
+
 _LARGEST_SHARE = 0.2
 """Of all views and displacements: if the second pass had to look at more, everything is."""
 
@@ -45,8 +57,17 @@ _LARGEST_RADIUS = 0.6
 _LEFT_OUT_NATS = 0.03
 """Images whose integral may lack more are compared with everything."""
 
-_HIGH = 0.6
-"""Share of the largest gain above which a view tells how the two passes are related."""
+_N_CALIBRATED = 128
+"""Templates that are searched for to see how much of them the first pass sees."""
+
+_UNSEEN = 0.05
+"""Share of them of which it may see less than is reckoned with."""
+
+_NOISE = 0.5
+"""Standard deviations by which noise may hide a pose from the first pass."""
+
+_N_ROUNDS = 2
+"""The second looks where poses may hide that are as good as the best of the first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,21 +143,22 @@ def best_poses(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Chosen:
-    """Where to look in full.
+class _Region:
+    """Where an image is compared in full.
 
     Parameters
     ----------
+    is_likely, is_covered
+        Cells of the first pass to look at, and all that are looked at with them,
+        (n_coarse_views, n_coarse_displacements).
     views, delta
         Numbers of views and displacements.
-    coarse_views, coarse_displacements
-        Which of the first pass they are near.
     """
 
+    is_likely: np.ndarray
+    is_covered: np.ndarray
     views: np.ndarray
     delta: np.ndarray
-    coarse_views: np.ndarray
-    coarse_displacements: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,16 +171,13 @@ class _CoarseViews:
         Numbers of the views, (n_coarse,).
     weights
         What part of the sphere each stands for.
-    near
-        Views whose poses one of them may have found, of each.
-    owned
-        Views that are nearest to each.
+    is_near
+        (n_coarse, n_views): views whose poses each may have found.
     """
 
     chosen: np.ndarray
     weights: np.ndarray
-    near: list[np.ndarray]
-    owned: list[np.ndarray]
+    is_near: np.ndarray
 
     @classmethod
     def of_views(cls, views: ViewingDirections, spacing: float) -> _CoarseViews:
@@ -169,12 +188,10 @@ class _CoarseViews:
         cosine = directions[chosen] @ directions.T
         owner = cosine.argmax(axis=0)
         is_owned = owner == np.arange(len(chosen))[:, None]
-        is_near = (cosine > math.cos(_COARSER * spacing)) | is_owned
         return cls(
             chosen=chosen,
             weights=np.bincount(owner, weights=views.weights, minlength=len(chosen)),
-            near=[np.flatnonzero(row) for row in is_near],
-            owned=[np.flatnonzero(row) for row in is_owned],
+            is_near=(cosine > math.cos(_COARSER * spacing)) | is_owned,
         )
 
 
@@ -254,9 +271,13 @@ class FastSearch:
             self._delta_A, resolution_A / _N_DISPLACEMENTS_A_RESOLUTION
         )
         coarse = templates.images[self._views.chosen]
+        power = templates.images[::4].abs().square().sum(dim=(0, 2)).to(torch.float64).cpu().numpy()
+        self._power_of_shells = power * grid.weight_shells
         self._band = Band.limited(coarse[::4], polar, k_max / polar.radius_max)
         terms = TemplateTerms.of_templates(coarse, polar, self._band)
         self._coarse = compare_with(terms, grid.limited(self._band.n_shells))
+
+        self._agreement = self._calibrate(templates, grid)
 
     def best_poses(self, moments: ImageMoments) -> BestPoses:
         """Find the best pose of each image, and the integral over all poses.
@@ -273,86 +294,131 @@ class FastSearch:
         """
         coarse = moments.limited(self._band.n_shells)
         x = self._coarse.best_of_cells(coarse, self._displacements.delta_A).cpu().numpy()
-        gains = self._gain(x)
-        chosen = [self._choose(gain) for gain in gains]
-        everything = len(self._log_weights) * len(self._delta_A)
-        is_few = [len(c.views) * len(c.delta) < _LARGEST_SHARE * everything for c in chosen]
-        few = np.flatnonzero(is_few)
-        compared = self._compare(moments.take(few), [chosen[i] for i in few])
-        found = [
-            self._found(gains[i], chosen[i], scores)
-            for i, scores in zip(few, compared, strict=True)
-        ]
-        is_good = np.array([part.left_out[0] <= _LEFT_OUT_NATS for part in found], dtype=bool)
-        good = few[is_good]
-        parts = [part for part, kept in zip(found, is_good, strict=True) if kept]
+        # What the first pass sees of the correlation that the second would find
+        seen = self._agreement * self._share_of_band(moments.ctf)
+        regions = {i: self._region(self._likely(x[i])) for i in range(len(moments))}
+        done: dict[int, BestPoses] = {}
+        for _ in range(_N_ROUNDS):
+            few = [i for i, region in regions.items() if self._is_small(region)]
+            scores = self._compare(moments, few, regions)
+            before, regions = regions, {}
+            for i, found in zip(few, scores, strict=True):
+                largest = float(found.cross_correlation.max())
+                hidden = self._may_hide(x[i], seen[i], largest) & ~before[i].is_covered
+                if hidden.any():
+                    regions[i] = self._region(hidden | before[i].is_likely)
+                else:
+                    done[i] = self._reduced(found, before[i], x[i] / seen[i])
+        good = np.array([i for i, best in done.items() if best.left_out[0] <= _LEFT_OUT_NATS], int)
+        parts = [done[i] for i in good.tolist()]
         again = np.setdiff1d(np.arange(len(moments)), good)
         if len(again):
             of_all = self._fine.best_of_views(moments.take(again), self._delta_A, self._log_prior)
             parts.append(best_poses(of_all, self._log_weights))
         return BestPoses.joined(parts, np.argsort(np.concatenate([good, again])))
 
+    def _calibrate(self, templates: TemplateSet, grid: ComparedGrid) -> float:
+        """Find how much of a template's correlation the first pass sees at least.
+
+        Templates themselves, turned and displaced, are searched for as if they were images; what
+        the first pass sees of them depends on how far they are from its views, displacements and
+        angles.
+        """
+        rng = np.random.default_rng(0)
+        n_angles = templates.images.shape[-1]
+        view = rng.integers(len(templates), size=_N_CALIBRATED)
+        delta = rng.integers(len(self._delta_A), size=_N_CALIBRATED)
+        turn = torch.from_numpy(rng.integers(n_angles, size=_N_CALIBRATED))
+        angle = (torch.arange(n_angles) - turn[:, None]) % n_angles
+        turned = templates.images[view].take_along_dim(
+            angle[:, None].to(templates.images.device), -1
+        )
+        shift = displaced(self._delta_A[delta], grid).to(turned.device, turned.dtype)
+        ctf = torch.ones_like(turned.real)
+        moments = ImageMoments.of_images(turned * shift, ctf, grid)
+        of_band = moments.limited(self._band.n_shells)
+        limited = grid.limited(self._band.n_shells)
+        share = (limited.sum(of_band.images, of_band.images) / moments.i_yy).sqrt().cpu().numpy()
+        x = self._coarse.best_of_cells(of_band, self._displacements.delta_A).cpu().numpy()
+        is_near = self._views.is_near[:, view].T[:, :, None]
+        is_near = is_near & self._displacements.is_near[:, delta].T[:, None, :]
+        seen = np.where(is_near, x, 0).max(axis=(1, 2)) / share
+        return float(np.quantile(seen, _UNSEEN))
+
+    def _share_of_band(self, ctf: Tensor) -> np.ndarray:
+        """Find the share of a template's norm that its inner shells have under each CTF."""
+        of_ctf: np.ndarray = ctf.square().mean(dim=-1).to(torch.float64).cpu().numpy()
+        power = of_ctf * self._power_of_shells
+        inner = power[:, : self._band.n_shells].sum(axis=1)
+        share: np.ndarray = np.sqrt(inner / power.sum(axis=1))
+        return share
+
     def _gain(self, x: np.ndarray) -> np.ndarray:
         """Log-likelihood above that of no correlation, nats; of positive correlations."""
-        square = np.square(np.maximum(x, 0).astype(np.float64))
-        gain: np.ndarray = -self._exponent * np.log1p(-np.minimum(square, 1 - 1e-9))
-        return gain
+        square = np.square(np.clip(x, 0, 1 - 1e-9).astype(np.float64))
+        return np.asarray(-self._exponent * np.log1p(-square))
 
-    def _choose(self, gain: np.ndarray) -> _Chosen:
-        """Choose where to look in full; `gain` is (n_coarse_views, n_coarse_displacements)."""
-        of_views = gain.max(axis=1)
-        best = np.argsort(-of_views)[:_N_VIEWS_KEPT]
-        likely = gain > of_views[best[0]] - _NATS_KEPT
+    def _likely(self, x: np.ndarray) -> np.ndarray:
+        """Choose cells to look at first; `x` is (n_coarse_views, n_coarse_displacements)."""
+        gain = self._gain(x)
+        best = np.argsort(-gain.max(axis=1))[:_N_VIEWS_KEPT]
+        likely = np.asarray(gain > gain.max() - _NATS_KEPT)
         likely[best, gain[best].argmax(axis=1)] = True
-        views, displacements = likely.any(axis=1), likely.any(axis=0)
-        near = [self._views.near[i] for i in np.flatnonzero(views)]
-        return _Chosen(
-            views=np.unique(np.concatenate(near)),
+        return likely
+
+    def _may_hide(self, x: np.ndarray, seen: float, largest: float) -> np.ndarray:
+        """Which cells may hide a pose nearly as good as the best so far."""
+        noise = _NOISE / math.sqrt(2 * self._exponent)
+        at_most = (x + noise) / seen
+        may_hide: np.ndarray = self._gain(at_most) > self._gain(np.array(largest)) - _NATS_HIDDEN
+        return may_hide
+
+    def _region(self, is_likely: np.ndarray) -> _Region:
+        views = np.asarray(is_likely.any(axis=1))
+        displacements = np.asarray(is_likely.any(axis=0))
+        return _Region(
+            is_likely=is_likely,
+            is_covered=views[:, None] & displacements,
+            views=np.flatnonzero(self._views.is_near[views].any(axis=0)),
             delta=np.flatnonzero(self._displacements.is_near[displacements].any(axis=0)),
-            coarse_views=views,
-            coarse_displacements=displacements,
         )
 
-    def _compare(self, moments: ImageMoments, chosen: list[_Chosen]) -> list[ViewScores]:
+    def _is_small(self, region: _Region) -> bool:
+        everything = len(self._log_weights) * len(self._delta_A)
+        return len(region.views) * len(region.delta) < _LARGEST_SHARE * everything
+
+    def _compare(
+        self, moments: ImageMoments, rows: list[int], regions: dict[int, _Region]
+    ) -> list[ViewScores]:
+        if not rows:
+            return []
+        chosen = [regions[i] for i in rows]
         return self._fine.best_of_chosen(
-            moments,
-            [self._delta_A[c.delta] for c in chosen],
-            [self._log_prior[c.delta] for c in chosen],
-            [c.views for c in chosen],
+            moments.take(np.array(rows)),
+            [self._delta_A[region.delta] for region in chosen],
+            [self._log_prior[region.delta] for region in chosen],
+            [region.views for region in chosen],
         )
 
-    def _found(self, gain: np.ndarray, chosen: _Chosen, scores: ViewScores) -> BestPoses:
-        """Reduce what was found for an image, and estimate what was left out."""
-        best = best_poses(scores, self._log_weights[chosen.views], chosen.views)
+    def _reduced(self, scores: ViewScores, region: _Region, at_most: np.ndarray) -> BestPoses:
+        """Reduce what was found for an image, and estimate what was left out.
+
+        A pose that was not looked at has at most the correlation that its cell would hide, and
+        stands for as much of the integral below its likelihood as those that were.
+        """
+        best = best_poses(scores, self._log_weights[region.views], region.views)
         x = scores.cross_correlation[0].cpu().numpy()
         of_views = scores.log_likelihood_integrated[0].cpu().numpy()
-        rest = self._rest(gain, chosen, x, of_views) - float(best.integrated[0])
+        counted = np.isfinite(of_views)
+        below = np.median(of_views[counted] - self._gain(x[counted]))
+        rest = self._gain(at_most) + below + np.log(self._views.weights)[:, None]
+        rest[region.is_covered] = -np.inf
+        excess = _log_of_sum(rest) - float(best.integrated[0])
         return replace(
             best,
-            displacement=chosen.delta[best.displacement],
-            left_out=np.array([math.log1p(math.exp(min(rest, 500.0)))]),
+            displacement=region.delta[best.displacement],
+            left_out=np.array([math.log1p(math.exp(min(excess, 500.0)))]),
         )
-
-    def _rest(
-        self, gain: np.ndarray, chosen: _Chosen, x: np.ndarray, of_views: np.ndarray
-    ) -> float:
-        """Estimate the integral over poses that were not compared in full.
-
-        Where they were, the largest gain of a view in full is some multiple of that in the first
-        pass, and its integral is so much below it.
-        """
-        fine = np.full(len(self._log_weights), -np.inf)
-        fine[chosen.views] = self._gain(x)
-        looked_at = np.flatnonzero(chosen.coarse_views)
-        of_coarse = gain[looked_at].max(axis=1)
-        of_fine = np.array([fine[self._views.owned[i]].max() for i in looked_at])
-        is_high = of_coarse > _HIGH * of_coarse.max()
-        ratio = of_fine[is_high] / of_coarse[is_high]
-        finite = np.isfinite(of_views)
-        entropy = np.median(of_views[finite] - self._gain(x)[finite])
-        rest = (ratio.mean() + ratio.std()) * gain + entropy + np.log(self._views.weights)[:, None]
-        rest[np.ix_(chosen.coarse_views, chosen.coarse_displacements)] = -np.inf
-        return _log_of_sum(rest)
 
 
 def _log_of_sum(logarithms: np.ndarray) -> float:

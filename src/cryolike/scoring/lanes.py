@@ -154,7 +154,8 @@ def addresses(*arrays: NDArray[Any]) -> tuple[np.uint64, ...]:
     if not all(array.flags.c_contiguous for array in arrays):
         msg = "only arrays whose numbers lie in a row have one address."
         raise ValueError(msg)
-    return tuple(np.uint64(array.ctypes.data) for array in arrays)
+    # `array.ctypes` takes fifty times as long
+    return tuple(np.uint64(array.__array_interface__["data"][0]) for array in arrays)
 
 
 @inline

@@ -75,7 +75,7 @@ class PoseSearch:
         templates: TemplateSet,
         displacements: Displacements,
         *,
-        mode: SearchMode = "fast",
+        mode: SearchMode = "exact",
         refine: bool = False,
         n_compared: CountedValues = "disc",
         device: str | torch.device = "cpu",
