@@ -41,11 +41,17 @@ LAYERS = (
 
 PUBLISHED = {
     "ImageDescriptor",
+    "configure_displacement",
+    "configure_likelihood_files",
     "convert_particle_stacks_from_cryosparc_job_directory",
     "convert_particle_stacks_from_indexed_cryosparc_file",
     "convert_particle_stacks_from_indexed_star_file",
     "convert_particle_stacks_from_paired_star_and_mrc_files",
+    "make_templates_from_inputs",
     "open_stacks",
+    "run_likelihood_full_cross_correlation",
+    "run_likelihood_optimal_pose",
+    "stitch_log_likelihood_matrices",
 }
 
 Rule = Callable[[ast.AST], str | None]

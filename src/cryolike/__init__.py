@@ -55,6 +55,7 @@ from cryolike.wrappers import (
     convert_particle_stacks_from_indexed_cryosparc_file,
     convert_particle_stacks_from_indexed_star_file,
     convert_particle_stacks_from_paired_star_and_mrc_files,
+    make_templates_from_inputs,
 )
 
 __version__ = _version("cryolike")
@@ -83,6 +84,7 @@ __all__ = [
     "inspect_particles",
     "iter_polar",
     "make_templates",
+    "make_templates_from_inputs",
     "open_stacks",
     "open_templates",
     "plan_conversion",

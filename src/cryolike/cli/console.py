@@ -29,6 +29,8 @@ __all__ = [
 
 BAD_DATA, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
+_OUT_OF_MEMORY = "out of memory. Choose a smaller --batch-size, or a smaller --memory to score."
+
 _out = Console(soft_wrap=True, highlight=False, emoji=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
@@ -94,7 +96,12 @@ def errors_become_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except MemoryError:
-            fail("out of memory. Choose a smaller --batch-size, or a smaller --memory to score.")
+            fail(_OUT_OF_MEMORY)
+        except RuntimeError as error:
+            # PyTorch has no exception of its own for this on a processor
+            if "not enough memory" not in str(error):
+                raise
+            fail(_OUT_OF_MEMORY)
         except KeyboardInterrupt:
             fail("interrupted.", INTERRUPTED)
 

@@ -104,6 +104,11 @@ class ViewingDirections:
         return len(self.weights)
 
     @property
+    def spacing_rad(self) -> float:
+        """Side of a square of the unit sphere that a direction stands for on average."""
+        return math.sqrt(4 * math.pi / len(self))
+
+    @property
     def euler_rad(self) -> Float[np.ndarray, "n_views 3"]:
         """Columns rot, tilt and psi = 0."""
         return np.stack([self.rot_rad, self.tilt_rad, np.zeros(len(self))], axis=1)

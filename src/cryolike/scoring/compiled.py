@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, no_type_check
 
 import numpy as np
@@ -499,7 +500,7 @@ def _likelihoods(most, spectrum, room, ones, lanes, template, start, place, scal
     return _integrate(room[0], room[2], has_mean, of_angles, least_log, law, lanes, least, n_angles)
 
 
-@_compiled
+@partial(_compiled, fastmath={"contract", "nsz"})
 @no_type_check
 def _score(image, ones, lanes, template, views, scales, law, reference, sizes, plan, work, out):
     """Compare an image with views. What is called an address is that of a contiguous array.

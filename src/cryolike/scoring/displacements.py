@@ -34,6 +34,9 @@ class Displacements:
             values = np.array(getattr(self, name), dtype=np.float64)
             if values.ndim != 1 or len(values) != len(self.x_A) or not len(values):
                 raise UsageError("displacements: x_A, y_A and log_prior must be of one length.")
+            if not np.isfinite(values).all():
+                msg = f"displacements: {name} must be finite; leave out what cannot be."
+                raise UsageError(msg)
             values.setflags(write=False)
             object.__setattr__(self, name, values)
         if abs(np.exp(self.log_prior).sum() - 1) > 1e-9:
@@ -83,6 +86,9 @@ class Displacements:
         """
         if not (math.isfinite(max_px) and max_px >= 0):
             msg = f"max_displacement is {max_px} pixels; it must be 0 or more."
+            raise UsageError(msg)
+        if not (math.isfinite(pixel_size_A) and pixel_size_A > 0):
+            msg = f"the pixel size is {pixel_size_A} Å; it must be positive."
             raise UsageError(msg)
         if prior_sd_A is not None and not prior_sd_A > 0:
             msg = f"the prior's standard deviation is {prior_sd_A} Å; it must be positive."

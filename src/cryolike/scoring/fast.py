@@ -93,6 +93,10 @@ class BestPoses:
     left_out: np.ndarray
     centre_A: np.ndarray
 
+    def take(self, rows: slice) -> Self:
+        """Take only the poses of some images."""
+        return type(self)(**{k: column[rows] for k, column in vars(self).items()})
+
     @classmethod
     def joined(cls, parts: list[BestPoses], order: np.ndarray) -> Self:
         """Put the images of all parts, one after another, into an order."""
@@ -258,7 +262,7 @@ class FastSearch:
         fine: Comparison,
         compare_with: Callable[[TemplateTerms, ComparedGrid], Comparison],
     ) -> None:
-        polar, spacing = templates.descriptor.polar_grid, templates.descriptor.viewing_distance
+        polar, spacing = templates.descriptor.polar_grid, templates.views.spacing_rad
         self._delta_A = np.stack([displacements.x_A, displacements.y_A], axis=1)
         self._log_prior, self._fine = displacements.log_prior, fine
         self._log_weights = np.log(templates.views.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -59,6 +60,9 @@ _BLOCK_BYTES = 24 * 10**6
 """Polar images of a block: what is lost at most when a run is killed."""
 
 _N_BLOCK_LEAST, _N_BLOCK_MOST = 8, 256
+
+_LARGEST_SHARE_OF_MEMORY = 0.6
+"""Of the machine's, that the templates of a structure may take; what is made of them needs more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,9 +364,8 @@ def plan_scoring(
     if source is not None and chosen is not None:
         problems += _grid_problems(chosen, source.descriptor)
         problems += _shift_problems(options, chosen)
-        if options.local_rad is not None and not source.table.has_poses:
-            message = "a local search was asked for, but the metadata has no poses"
-            problems.append(Problem(message=message, remedy="Leave --local out.", kind="usage"))
+        problems += _local_problems(options, source.table)
+        problems += _template_problems(chosen)
     raise_problems(problems)
     if source is None or chosen is None:
         raise UsageError("there are no images to score.")
@@ -500,6 +503,35 @@ def _shift_problems(options: ScoreOptions, descriptor: ImageDescriptor) -> list[
             message=f"shifts to ±{options.shift_max_px:g} pixels go beyond the box, which has "
             f"{most:g} to either side",
             remedy="Choose a smaller --shift-max.",
+            kind="usage",
+        )
+    ]
+
+
+def _local_problems(options: ScoreOptions, table: ParticleTable) -> list[Problem]:
+    has_directions = table.rot_rad is not None and table.tilt_rad is not None
+    if options.local_rad is None or (has_directions and table.has_poses):
+        return []
+    message = (
+        "a local search was asked for, but no viewing directions were read: rlnAngleRot and "
+        "rlnAngleTilt of a STAR file are, poses of .cs files are not"
+    )
+    return [Problem(message=message, remedy="Leave --local out.", kind="usage")]
+
+
+def _template_problems(descriptor: ImageDescriptor) -> list[Problem]:
+    """Refuse more templates than the machine has memory for."""
+    n_views = len(ViewingDirections.of_spacing(descriptor.viewing_distance))
+    needed = n_views * descriptor.polar_image_bytes
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed <= _LARGEST_SHARE_OF_MEMORY * present:
+        return []
+    return [
+        Problem(
+            message=f"{n_views:,} templates take {bytes_in_words(needed)} of the "
+            f"{bytes_in_words(present)} of memory that this machine has",
+            remedy="Choose a larger --view-spacing, or --params with fewer pixels "
+            "(downsampling) or a smaller resolution factor.",
             kind="usage",
         )
     ]

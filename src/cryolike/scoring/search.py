@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryolike.errors import UsageError
+from cryolike.errors import CryoLikeWarning, UsageError
 from cryolike.physics import likelihood
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.views import unit_vectors
@@ -36,6 +37,15 @@ __all__ = ["PoseSearch", "SearchMode"]
 
 SearchMode = Literal["fast", "exact"]
 """Whether all poses are compared in full."""
+
+_WIDEST_PRIOR_NATS = 25.0
+"""Range of the logarithm of a prior over displacements that compiled code allows for."""
+
+_POSES_AT_ONCE = 64
+"""Poses whose images are made together."""
+
+_TOO_GOOD = 0.999
+"""Correlation above which single precision does not tell what noise there is."""
 
 
 class PoseSearch:
@@ -82,6 +92,7 @@ class PoseSearch:
         memory_bytes: float = 4e9,
         n_threads: int | None = None,
     ) -> None:
+        _check_choices(mode, n_compared, n_threads)
         self.templates, self.displacements = templates, displacements
         self.descriptor = templates.descriptor
         self.device = torch.device(device)
@@ -91,8 +102,18 @@ class PoseSearch:
         self._terms = TemplateTerms.of_templates(views, self.descriptor.polar_grid)
         self._all_poses = TensorComparison(self._terms, self._grid, memory_bytes)
 
+        # Compiled code compares likelihoods before it counts priors, and in single precision
+        is_wide = bool(np.ptp(displacements.log_prior) <= _WIDEST_PRIOR_NATS)
+        if not is_wide:
+            warnings.warn(
+                "The prior over shifts is much narrower than the shifts that are tried: comparing "
+                "with all of them by slower code. Try smaller shifts.",
+                CryoLikeWarning,
+                stacklevel=2,
+            )
+
         def compare_with(terms: TemplateTerms, grid: ComparedGrid) -> Comparison:
-            is_processor = terms.terms.device.type == "cpu" and terms.power_step == 2
+            is_processor = terms.terms.device.type == "cpu" and terms.power_step == 2 and is_wide
             if is_processor and terms.terms.dtype == torch.complex64:
                 return CompiledComparison(terms, grid, memory_bytes, n_threads)
             return TensorComparison(terms, grid, memory_bytes)
@@ -102,13 +123,13 @@ class PoseSearch:
         if refine:
             self._refine = Refinement(
                 templates.views,
-                self.descriptor.viewing_distance,
+                templates.views.spacing_rad,
                 displacements.step_A,
                 self._terms,
                 self._comparison,
             )
         self._fast: FastSearch | None = None
-        if mode == "fast":
+        if mode == "fast" and is_wide:
             self._fast = FastSearch(
                 replace(templates, images=views),
                 displacements,
@@ -162,6 +183,7 @@ class PoseSearch:
         common = likelihood.log_likelihood_of_image(
             moments.i_yy.cpu().numpy(), self._grid.i_ss, self._grid.n_compared
         )
+        _warn_of_odd_images(x.cpu().numpy(), optimal.cpu().numpy(), best.integrated)
         poses = self._poses(best)
         if self._refine is not None:
             poses = self._refine(moments, best.view, poses)
@@ -213,8 +235,10 @@ class PoseSearch:
     def _best_near(self, moments: ImageMoments, near: Poses, within_rad: float) -> BestPoses:
         """Search near poses, and everywhere where there is none."""
         directions = self.templates.views.unit_vectors
+        self._check_near(near, within_rad, len(moments))
         given = unit_vectors(near.rot_rad, near.tilt_rad)
-        is_known = np.isfinite(given).all(axis=1)
+        shifts = near.shift_x_A, near.shift_y_A
+        is_known = np.isfinite(np.column_stack([given, *shifts])).all(axis=1)
         known = np.flatnonzero(is_known)
         # The nearest view at least, if the angle is smaller than their spacing
         cosine = given[known] @ directions.T
@@ -237,6 +261,17 @@ class PoseSearch:
             parts.append(self._best_anywhere(moments.take(rest)))
         return BestPoses.joined(parts, np.argsort(np.concatenate([known, rest])))
 
+    def _check_near(self, near: Poses, within_rad: float, n_images: int) -> None:
+        if any(len(column) != n_images for column in vars(near).values()):
+            msg = f"near: give one pose for each of the {n_images} images."
+            raise UsageError(msg)
+        if not 0 < within_rad <= math.pi:
+            msg = f"within_rad is {within_rad}; it must be above 0 and at most π radians."
+            raise UsageError(msg)
+        for shift_A, delta_A in zip((near.shift_x_A, near.shift_y_A), self._delta_A.T, strict=True):
+            largest_A = np.nan_to_num(np.abs(shift_A)).max(initial=0) + np.abs(delta_A).max()
+            _check_reach(largest_A, self._grid.box_size_A)
+
     @property
     def _delta_A(self) -> np.ndarray:
         return np.stack([self.displacements.x_A, self.displacements.y_A], axis=1)
@@ -247,8 +282,8 @@ class PoseSearch:
 
     def _moments(self, images: Tensor, ctf: Tensor) -> ImageMoments:
         self._check_grid(images, ctf)
-        images = images.to(self.device, self.templates.images.dtype)
-        ctf = ctf.to(self.device, images.real.dtype)
+        images = images.detach().resolve_conj().to(self.device, self.templates.images.dtype)
+        ctf = ctf.detach().to(self.device, images.real.dtype)
         moments = ImageMoments.of_images(images, ctf, self._grid)
         strength = ctf.square().amax(dim=(1, 2))
         is_bad = ~(
@@ -256,8 +291,8 @@ class PoseSearch:
         )
         if is_bad.any():
             msg = (
-                f"images {is_bad.nonzero()[:10, 0].tolist()} (counted from 0; {int(is_bad.sum())} in "
-                "all) are blank or not finite, or their CTF is zero everywhere or not finite: "
+                f"images {is_bad.nonzero()[:10, 0].tolist()} (counted from 0; {int(is_bad.sum())} "
+                "in all) are blank or not finite, or their CTF is zero everywhere or not finite: "
                 "nothing can be compared. Leave them out."
             )
             raise UsageError(msg)
@@ -265,6 +300,8 @@ class PoseSearch:
 
     def _check_grid(self, images: Tensor, ctf: Tensor) -> None:
         expected = tuple(self.templates.images.shape[1:])
+        if not len(images):
+            raise UsageError("there are no images to compare.")
         for name, tensor in (("images", images), ("CTFs", ctf)):
             if tuple(tensor.shape) != (len(images), *expected):
                 msg = (
@@ -275,6 +312,15 @@ class PoseSearch:
 
     def _at_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
         """Cross-correlation and log-likelihood of one pose of each image, float64."""
+        parts = [
+            self._at_few_poses(moments.take(rows), best.take(rows))
+            for first in range(0, len(moments), _POSES_AT_ONCE)
+            for rows in [slice(first, first + _POSES_AT_ONCE)]
+        ]
+        x, likelihoods = (torch.cat(column) for column in zip(*parts, strict=True))
+        return x, likelihoods
+
+    def _at_few_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
         grid, n_angles = self._grid, self.descriptor.polar_grid.n_inplanes
         inplane = torch.tensor(best.inplane, device=self.device)
         angle = torch.arange(n_angles, device=self.device) - inplane[:, None]
@@ -310,9 +356,47 @@ class PoseSearch:
 
 def _check_displacements(displacements: Displacements, box_size_A: float) -> None:
     largest_A = max(np.abs(displacements.x_A).max(), np.abs(displacements.y_A).max())
+    _check_reach(largest_A, box_size_A)
+
+
+def _check_reach(largest_A: float, box_size_A: float) -> None:
     if largest_A > box_size_A / 2:
         msg = (
             f"displacements go to {largest_A:g} Å, but a box of {box_size_A:g} Å has only half of "
             "that to either side. Try smaller displacements."
         )
         raise UsageError(msg)
+
+
+def _check_choices(mode: str, counted: str, n_threads: int | None) -> None:
+    faults = []
+    for name, value, known in (
+        ("mode", mode, get_args(SearchMode)),
+        ("n_compared", counted, get_args(CountedValues)),
+    ):
+        if value not in known:
+            faults.append(f"{name} is {value!r}; it must be {' or '.join(known)}.")
+    if n_threads is not None and n_threads < 1:
+        faults.append(f"n_threads is {n_threads}; it must be at least 1.")
+    if faults:
+        raise UsageError("\n".join(faults))
+
+
+def _warn_of_odd_images(x: np.ndarray, optimal: np.ndarray, integrated: np.ndarray) -> None:
+    """Warn of images that are dark where templates are bright, and of images without noise."""
+    n_dark = int((integrated > optimal + 1).sum())
+    if n_dark:
+        warnings.warn(
+            f"{n_dark} of {len(x)} images are explained better with the opposite contrast: protein "
+            "may be dark in them. Their best poses mean nothing.",
+            CryoLikeWarning,
+            stacklevel=3,
+        )
+    n_clean = int((x > _TOO_GOOD).sum())
+    if n_clean:
+        warnings.warn(
+            f"{n_clean} of {len(x)} images hold next to no noise (correlation above "
+            f"{_TOO_GOOD:g}): their integrated likelihoods are not accurate in single precision.",
+            CryoLikeWarning,
+            stacklevel=3,
+        )

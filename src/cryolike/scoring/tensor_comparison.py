@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -109,14 +110,14 @@ class TensorComparison:
                     chosen = columns if views is None else views[columns]
                     try:
                         tile = self._tile(part, prepared, rows, columns, chosen)
-                    except (MemoryError, torch.OutOfMemoryError):
-                        n_columns = _halved(n_columns)
+                    except (MemoryError, RuntimeError) as error:
+                        n_columns = _halved(n_columns, error)
                         continue
                     yield tile
                     del tile
                     start = columns.stop
-            except (MemoryError, torch.OutOfMemoryError):
-                n_rows = _halved(n_rows)
+            except (MemoryError, RuntimeError) as error:
+                n_rows = _halved(n_rows, error)
                 continue
             first = rows.stop
 
@@ -230,17 +231,23 @@ class TensorComparison:
         return products
 
 
-def _halved(n: int) -> int:
+def _halved(n: int, error: Exception) -> int:
     """Halve the size of tiles after memory ran out.
 
     Raises
     ------
     MemoryError
         Where it cannot be halved.
+    Exception
+        What went wrong, if it was anything else.
     """
+    # PyTorch says so in several ways, most of them without an exception of their own
+    is_of_memory = re.search("memory|ALLOC_FAILED", str(error), flags=re.IGNORECASE)
+    if not (isinstance(error, MemoryError) or is_of_memory):
+        raise error
     if n <= 1:
         msg = "there is not enough memory for one image and one template in all poses at once."
-        raise MemoryError(msg)
+        raise MemoryError(msg) from error
     _log.info("out of memory: going on with tiles of half the size")
     return n // 2
 
