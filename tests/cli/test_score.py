@@ -298,7 +298,7 @@ def test_local_search_without_poses(data: ScoreSet, tmp_path: Path) -> None:
     arguments = ["score", changed, "-s", data.true, "-o", tmp_path / "out", *COARSE]
     outcome = run_program(*arguments, "--local", "20")
     assert outcome.code == 2
-    assert "the metadata has no poses" in outcome.err
+    assert "no viewing directions were read" in outcome.err
 
 
 def test_refinement(data: ScoreSet, scored: Path, tmp_path: Path) -> None:

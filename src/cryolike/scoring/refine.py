@@ -18,10 +18,10 @@ from cryolike.scoring.template_terms import TemplateTerms
 
 __all__ = ["Refinement"]
 
-_REACH = 1.8
+_REACH = 2.0
 """Views that far from the best one count, in spacings; about a dozen of them."""
 
-_SPREAD = 0.7
+_SPREAD = 0.77
 """Standard deviation of the weights of views, in spacings."""
 
 _LOWEST = 0.3
