@@ -60,7 +60,8 @@ class PoseSearch:
     mode
         'exact' compares with all templates in all poses. 'fast' looks everywhere at low resolution
         first and then in full where an image may be; images for which that would leave out more
-        than 0.03 nats, by estimate, are compared with everything.
+        than 0.03 nats, by estimate, are compared with everything. With little noise and coarse
+        views the estimate can be too small.
     refine
         Whether to give poses between those of the grids, where the cross-correlation near the best
         one peaks. Correlations and likelihoods are those of the grids all the same.
