@@ -208,7 +208,8 @@ class _CoarseDisplacements:
     delta_A
         δx and δy, Å, (n_coarse, 2).
     is_near
-        (n_coarse, n_displacements): those of the search that each stands for.
+        (n_coarse, n_displacements): those of the search up to the next ones of the first pass, any
+        of which it may have found.
     """
 
     delta_A: np.ndarray
@@ -219,7 +220,7 @@ class _CoarseDisplacements:
         """Take every so-manieth along each axis."""
         axes = [_thinned(np.unique(column.round(9)), step_A) for column in delta_A.T]
         x, y = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
-        reach = [np.diff(axis).max(initial=0) / 2 + 1e-6 for axis in axes]
+        reach = [np.diff(axis).max(initial=0) + 1e-6 for axis in axes]
         coarse = np.stack([x, y], axis=1)
         distance = np.abs(coarse[:, None] - delta_A)
         return cls(delta_A=coarse, is_near=(distance <= reach).all(axis=2))
