@@ -63,6 +63,9 @@ _N_CALIBRATED = 128
 _UNSEEN = 0.05
 """Share of them of which it may see less than is reckoned with."""
 
+_BETWEEN_GRIDS = 0.9
+"""What the first pass sees of images, as a multiple: their poses lie between those of the grids."""
+
 _NOISE = 0.5
 """Standard deviations by which noise may hide a pose from the first pass."""
 
@@ -348,7 +351,7 @@ class FastSearch:
         is_near = self._views.is_near[:, view].T[:, :, None]
         is_near = is_near & self._displacements.is_near[:, delta].T[:, None, :]
         seen = np.where(is_near, x, 0).max(axis=(1, 2)) / share
-        return float(np.quantile(seen, _UNSEEN))
+        return _BETWEEN_GRIDS * float(np.quantile(seen, _UNSEEN))
 
     def _share_of_band(self, ctf: Tensor) -> np.ndarray:
         """Find the share of a template's norm that its inner shells have under each CTF."""
