@@ -85,6 +85,36 @@ def test_fast_search_finds_what_the_exact_one_does(snr: float) -> None:
         assert (fast.left_out > 0).any(), "no image was searched in two passes"
 
 
+def test_fast_search_finds_poses_far_from_those_of_its_passes() -> None:
+    """With little noise, what the first pass does not see of an image is worth many nats."""
+    views, step_A = ViewingDirections.of_spacing(SPACING), 2.5
+    displacements = Displacements.grid(2, 9, 9, 5.0)
+    search = PoseSearch(templates(), displacements, mode="fast")
+    assert search._fast is not None
+    chosen = views.unit_vectors[search._fast._views.chosen]
+    rng = np.random.default_rng(3)
+    directions = rng.standard_normal((2000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    # Farthest from the views of the first pass, and displaced by odd quarters of a pixel
+    farthest = directions[np.argsort((directions @ chosen.T).max(axis=1))[:N_IMAGES]]
+    euler_rad = np.stack(
+        [
+            np.arctan2(farthest[:, 1], farthest[:, 0]),
+            np.arccos(farthest[:, 2]),
+            rng.uniform(-np.pi, np.pi, N_IMAGES),
+        ],
+        axis=1,
+    )
+    origins_A = step_A * (rng.integers(-2, 2, (N_IMAGES, 2)) + 0.5)
+    pixels = simulate_particles(MODEL, truth()[0], euler_rad, origins_A, 32, 5.0, snr=2, seed=3)
+    images = transformed(pixels, DESCRIPTOR), ctf_of(truth()[0], DESCRIPTOR)
+    fast, exact = search.score(*images), PoseSearch(templates(), displacements).score(*images)
+    np.testing.assert_allclose(
+        fast.log_likelihood_integrated, exact.log_likelihood_integrated, atol=0.1, rtol=0
+    )
+    assert (fast.left_out > 0).mean() > 0.5, "most images were compared with everything"
+
+
 def test_fast_search_on_tensors_is_the_compiled_one() -> None:
     """In double precision tensors do what compiled code does in single."""
     search = PoseSearch(templates(), DISPLACEMENTS, mode="fast")

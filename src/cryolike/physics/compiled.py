@@ -47,9 +47,14 @@ def _digest_of_sources() -> str:
     return xxhash.xxh3_128_hexdigest(b"".join(text for text in texts if b"numba" in text))
 
 
-def _compiled(function: Callable[..., Any], fastmath: bool | set[str] = True) -> Callable[..., Any]:
-    """Compile a function when it is first called, and keep the code where there is room for it."""
-    compile_it = partial(numba.njit, nogil=True, fastmath=fastmath, error_model="numpy")
+def _compiled(
+    function: Callable[..., Any], fastmath: bool | set[str] = True, nogil: bool = True
+) -> Callable[..., Any]:
+    """Compile a function when it is first called, and keep the code where there is room for it.
+
+    With `nogil` it runs without Python's lock, which costs more than some functions do.
+    """
+    compile_it = partial(numba.njit, nogil=nogil, fastmath=fastmath, error_model="numpy")
     try:
         run = compile_it(cache=True)(function)
         # Numba looks only at the file of the function itself for changes

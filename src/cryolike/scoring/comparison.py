@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,10 +13,25 @@ from torch import Tensor
 
 from cryolike.descriptor import ImageDescriptor
 from cryolike.physics import likelihood
+from cryolike.physics.compiled import oscillate
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.polar import PolarTransform
+from cryolike.scoring.turned_power import series_of_squares
 
-__all__ = ["ComparedGrid", "Comparison", "ImageMoments", "ViewScores", "displaced"]
+__all__ = [
+    "BestOfViews",
+    "ComparedGrid",
+    "Comparison",
+    "Found",
+    "ImageMoments",
+    "ViewScores",
+    "displaced",
+]
+
+Found = TypeVar("Found")
+
+_BYTES_AT_ONCE = (2**28, 2**19)
+"""What sums work on at once; on a processor what its cache holds, since new memory takes time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,10 +88,33 @@ class ComparedGrid:
             ones=self.ones[:n_shells],
         )
 
+    def half_circle(self) -> Self:
+        """Leave out angles that are opposite to others: real images are conjugates there.
+
+        Sums over what is left are half of those over the whole circle. Where opposite angles are
+        not on the grid, it is left as it is.
+        """
+        n_angles = len(self.theta_shell)
+        if n_angles % 2:
+            return self
+        kept = slice(n_angles // 2)
+        return replace(
+            self,
+            weight_shells=2 * self.weight_shells,
+            theta_shell=self.theta_shell[kept],
+            ones=self.ones[:, kept],
+        )
+
     def sum(self, a: Tensor, b: Tensor) -> Tensor:
-        """Sum ⟨a, b⟩ over the last two axes, float64."""
-        weight = torch.tensor(self.weight_shells, device=a.device)[:, None]
-        return ((a.conj() * b).real * weight).sum(dim=(-2, -1))
+        """Sum ⟨a, b⟩ over the last two axes, float64; `a` may be one for all (n, ...) of b."""
+        weight = torch.tensor(self.weight_shells, device=b.device)
+        n_at_once = max(1, _BYTES_AT_ONCE[b.device.type == "cpu"] // b[0].nbytes)
+        sums = []
+        for first in range(0, len(b), n_at_once):
+            few = slice(first, first + n_at_once)
+            parts = torch.view_as_real(a if a.ndim == 2 else a[few]) * torch.view_as_real(b[few])
+            sums.append(parts.flatten(-2).sum(dim=-1, dtype=torch.float64) @ weight)
+        return torch.cat(sums)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,10 +129,13 @@ class ImageMoments:
         Power I_yy of each image on the whole grid, float64, (n_images,).
     v
         Correlation I_sy / √(I_yy I_ss) with an image of ones, float64, (n_images,).
+    ctf_series
+        `series_of_squares` of the CTFs, (n_images, n_shells, n_frequencies).
     """
 
     images: Tensor
     ctf: Tensor
+    ctf_series: Tensor
     i_yy: Tensor
     v: Tensor
 
@@ -101,21 +143,20 @@ class ImageMoments:
     def of_images(cls, images: Tensor, ctf: Tensor, grid: ComparedGrid) -> Self:
         """Sum over images on the whole grid."""
         i_yy = grid.sum(images, images)
-        v = grid.sum(grid.ones.to(images.device), images) / (i_yy * grid.i_ss).sqrt()
-        return cls(images=images, ctf=ctf, i_yy=i_yy, v=v)
+        v = grid.sum(grid.ones.to(images), images) / (i_yy * grid.i_ss).sqrt()
+        return cls(images=images, ctf=ctf, i_yy=i_yy, v=v, ctf_series=series_of_squares(ctf))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, rows: slice | np.ndarray) -> Self:
         """Take only the images of some rows."""
-        return type(self)(
-            images=self.images[rows], ctf=self.ctf[rows], i_yy=self.i_yy[rows], v=self.v[rows]
-        )
+        return type(self)(**{name: column[rows] for name, column in vars(self).items()})
 
     def limited(self, n_shells: int) -> Self:
         """Take the innermost shells only."""
-        return replace(self, images=self.images[:, :n_shells], ctf=self.ctf[:, :n_shells])
+        names = "images", "ctf", "ctf_series"
+        return replace(self, **{name: getattr(self, name)[:, :n_shells] for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +182,26 @@ class ViewScores:
     log_likelihood_integrated: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BestOfViews:
+    """The best pose of one image under each of some templates.
+
+    Attributes
+    ----------
+    cross_correlation, displacement, inplane
+        (n_views,): the largest over displacements and angles, and where it is; the first where
+        there are several.
+    log_likelihood_integrated
+        (n_views,) nats: log Σ prior · L over displacements, mean over angles, but for what all
+        poses of the image have in common; −∞ where everything was left out.
+    """
+
+    cross_correlation: np.ndarray
+    displacement: np.ndarray
+    inplane: np.ndarray
+    log_likelihood_integrated: np.ndarray
+
+
 @runtime_checkable
 class Comparison(Protocol):
     """Compares images with the templates of one structure.
@@ -154,18 +215,29 @@ class Comparison(Protocol):
         """Compare images with all views at the same displacements."""
         ...
 
-    def best_of_cells(self, moments: ImageMoments, delta_A: np.ndarray) -> Tensor:
-        """Largest cross-correlation over angles, (n_images, n_views, n_displacements)."""
+    def arrays(self, moments: ImageMoments) -> Any:
+        """Prepare images for the functions below, which look at one of them each."""
+        ...
+
+    def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
+        """Do something for each number below n, for several at once where that is quicker."""
+        ...
+
+    def best_of_cells(
+        self, arrays: Any, i: int, delta_A: np.ndarray, views: np.ndarray
+    ) -> np.ndarray:
+        """Largest cross-correlations of an image over angles, (n_views, n_displacements)."""
         ...
 
     def best_of_chosen(
         self,
-        moments: ImageMoments,
-        delta_A: list[np.ndarray],
-        log_prior: list[np.ndarray],
-        views: list[np.ndarray],
-    ) -> list[ViewScores]:
-        """Compare each image with views and displacements of its own; one result for each."""
+        arrays: Any,
+        i: int,
+        delta_A: np.ndarray,
+        log_prior: np.ndarray,
+        views: np.ndarray,
+    ) -> BestOfViews:
+        """Compare an image with some of the views; results in their order."""
         ...
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
@@ -173,7 +245,12 @@ class Comparison(Protocol):
         ...
 
 
-def displaced(delta_A: np.ndarray | Tensor, grid: ComparedGrid) -> Tensor:
+def displaced(
+    delta_A: np.ndarray,
+    grid: ComparedGrid,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Factors that displace polar images, exp(−2πi (2k/L)(δx cos θ + δy sin θ)).
 
     Parameters
@@ -182,15 +259,23 @@ def displaced(delta_A: np.ndarray | Tensor, grid: ComparedGrid) -> Tensor:
         (n, 2): δx and δy, Å.
     grid
         Of the images.
+    dtype, device
+        Complex type of the result, and where it is.
 
     Returns
     -------
     Tensor
-        complex128, (n, n_shells, n_inplanes).
+        (n, n_shells, n_inplanes).
     """
-    delta = torch.as_tensor(delta_A, dtype=torch.float64)
-    theta = torch.tensor(grid.theta_shell, device=delta.device)
-    radius = torch.tensor(grid.radius_shells, device=delta.device)
-    along = delta @ torch.stack([theta.cos(), theta.sin()])
-    phase = -4 * math.pi / grid.box_size_A * radius[:, None] * along[:, None, :]
-    return torch.polar(torch.ones_like(phase), phase)
+    theta = grid.theta_shell
+    along_A = np.asarray(delta_A, np.float64) @ np.stack([np.cos(theta), np.sin(theta)])
+    frequency_per_A = 2 * grid.radius_shells / grid.box_size_A
+    if dtype == torch.complex64 and torch.device(device).type == "cpu":
+        shape = len(along_A), len(frequency_per_A)
+        parts = np.empty((2, *shape, len(theta)), np.float32)
+        for part, phase in zip(parts, (-0.25, 0.0), strict=True):
+            oscillate(np.full(shape, phase), frequency_per_A, along_A, np.ones(shape), part)
+        return torch.complex(*torch.from_numpy(parts))
+    along = torch.tensor(along_A, device=device)[:, None]
+    angle = -2 * math.pi * torch.tensor(frequency_per_A, device=device)[:, None] * along
+    return torch.polar(torch.ones_like(angle), angle).to(dtype)

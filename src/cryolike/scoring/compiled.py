@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, no_type_check
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cryolike.errors import UsageError
 from cryolike.physics.compiled import _compiled
+from cryolike.scoring.comparison import BestOfViews
 from cryolike.scoring.lanes import RealLanePlan, addresses, aligned_zeros, lane_irfft
 from cryolike.scoring.vectors import (
     HAS_WIDE_REGISTERS,
@@ -41,11 +42,11 @@ from cryolike.scoring.vectors import (
 )
 
 __all__ = [
-    "BestOfViews",
     "DisplacedImage",
     "Integration",
     "TemplateViews",
     "ViewScales",
+    "largest_correlations",
     "score_views",
 ]
 
@@ -182,6 +183,19 @@ def _find_peaks(x, scale, n_angles):
 
 @inline
 @no_type_check
+def _largest_of_angles(x, scale, n_angles):
+    """Find the largest correlation of each lane; arguments as for `_find_peaks`."""
+    even = odd = load(x, _U(0)) * spread(number(scale, _U(0)))
+    last = n_angles - _U(1)
+    for j in range(_U(1), last, _U(2)):
+        odd = larger(load(x, j) * spread(number(scale, j)), odd)
+        even = larger(load(x, j + _U(1)) * spread(number(scale, j + _U(1))), even)
+    odd = larger(load(x, last) * spread(number(scale, last)), odd)
+    return larger(odd, even)
+
+
+@inline
+@no_type_check
 def _beside_offset(x, mean, scale, mean_scale, n_angles, v, use_series):
     """Replace the unscaled x by |x − u·v|/√(1 − u²), and the unscaled u by −½ log(1 − u²).
 
@@ -298,37 +312,6 @@ def _angle_of(x, scale, n_angles, lane, value):
 
 @inline
 @no_type_check
-def _keep_more(x, scale, best, penalty, block, view, of_displacements, of_angles, everything):
-    """Keep what else was asked for of a view and a block.
-
-    Parameters
-    ----------
-    x, scale
-        Addresses of correlations, and of what they are multiplied by.
-    best
-        The largest over the angles.
-    penalty
-        Address of 0, or −∞ for lanes that stand for no displacement.
-    block, view
-        Their numbers.
-    of_displacements, of_angles, everything
-        As in `_score`.
-    """
-    if of_displacements.size > 0:
-        store(of_displacements[view], block, best)
-    for i in range(_U(N_LANES)):
-        lane = block * _U(N_LANES) + i
-        if number(penalty, lane) == _F(0):
-            for j in range(_U(of_angles.size)):
-                of_angles[j] = max(of_angles[j], number(x, j * _U(N_LANES) + i) * number(scale, j))
-            if everything.size > 0:
-                line = everything[view, lane]
-                for j in range(_U(line.size)):
-                    line[j] = number(x, j * _U(N_LANES) + i) * number(scale, j)
-
-
-@inline
-@no_type_check
 def _multiply_by_ones(ones, row, template, start, first_term, spectrum, n_rows):
     """Sum products of one view and a block of an image of ones; no others have frequencies."""
     re, im, n_low = ones
@@ -413,8 +396,8 @@ def _find_best(spectrum, room, scale, penalty, so_far, transform):
     Returns
     -------
     tuple
-        Best correlations of the lanes; the best of these, and its lane and angle if it is better
-        than the best so far; the largest absolute value.
+        The best correlation, and its lane and angle if it is better than the best so far; the
+        largest absolute value.
     """
     lane_irfft(spectrum, room[0], room[1], transform)
     peaks, lows = _find_peaks(room[0], scale, transform[0])
@@ -424,7 +407,7 @@ def _find_best(spectrum, room, scale, penalty, so_far, transform):
     if value > so_far:
         lane = first_lane(peaks, spread(value))
         angle = _angle_of(room[0], scale, transform[0], lane, value)
-    return peaks, value, lane, angle, max(value, largest_lane(penalty - lows))
+    return value, lane, angle, max(value, largest_lane(penalty - lows))
 
 
 @inline
@@ -530,16 +513,13 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
     work
         Address of room for three of those, and for one more of each product of a tile.
     out
-        Arrays: best correlation, displacement, angle, log of the sum, all of (n_views,), and what
-        was asked for besides: (n_views, n_lanes), (n_angles,), (n_views, n_lanes, n_angles), or
-        without elements.
+        Arrays: best correlation, displacement, angle, log of the sum, all of (n_views,).
     """
     n_views, n_blocks, first_term, n_frequencies = sizes
     (transform, n_rows), n_terms = plan, whole_number(first_term, n_frequencies)
     size, step = n_rows * _U(4 * N_LANES), _U(_VIEWS_AT_ONCE)
     room, spectra = (work, work + size, work + _U(2) * size), work + _U(3) * size
-    best, displacement, angle, log_sum, of_displacements, of_angles, everything = out
-    more = of_displacements.size + of_angles.size + everything.size > 0
+    best, displacement, angle, log_sum = out
     for first in range(_U(0), n_views, _U(_VIEWS_PER_GROUP)):
         end = min(n_views, first + _U(_VIEWS_PER_GROUP))
         for first_block in range(_U(0), n_blocks, _U(_BLOCKS_AT_ONCE)):
@@ -563,24 +543,12 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
                     spectrum, start = spectra + product * size, starts[product % step]
                     of_lanes = load(lanes[0], block), load(lanes[1], block)
                     scale = scales[0] + view * transform[0] * _U(4)
-                    peaks, value, lane, place, most = _find_best(
+                    value, lane, place, most = _find_best(
                         spectrum, room, scale, of_lanes[0], best[view], transform
                     )
                     if value > best[view]:
                         best[view], angle[view] = value, place
                         displacement[view] = block * _U(N_LANES) + lane
-                    if more:
-                        _keep_more(
-                            room[0],
-                            scale,
-                            peaks,
-                            lanes[0],
-                            block,
-                            view,
-                            of_displacements,
-                            of_angles,
-                            everything,
-                        )
                     if law[4]:
                         total, highest = _likelihoods(
                             most,
@@ -597,6 +565,44 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
                         )
                         log_sum[view] = _add_logarithms(log_sum[view], total)
                         reference[0] = max(reference[0], highest)
+
+
+@partial(_compiled, fastmath={"contract", "nsz"})
+@no_type_check
+def _find_largest(image, template, views, scale, sizes, plan, work, out):
+    """Find the largest correlation over angles of each view and displacement.
+
+    Parameters
+    ----------
+    image, template, views, sizes, plan
+        As in `_score`.
+    scale
+        Address of what correlations are multiplied by, for each view and angle.
+    work
+        Address of room for a spectrum, for the transform, and for each product of a tile.
+    out
+        (n_views, n_displacements): gets the result.
+    """
+    n_views, n_blocks, first_term, n_frequencies = sizes
+    (transform, n_rows), n_terms = plan, whole_number(first_term, n_frequencies)
+    size, step = n_rows * _U(4 * N_LANES), _U(_VIEWS_AT_ONCE)
+    spectra, per_angle = work + _U(2) * size, spread(_F(1) / _F(transform[0]))
+    lanes = np.empty(N_LANES, np.float32)
+    for tile in range(_U(0), n_views, step):
+        starts = _starts(views, tile, n_views, n_terms)
+        for block in range(_U(0), n_blocks, _U(_BLOCKS_AT_ONCE)):
+            n_here, terms = min(n_blocks - block, _U(_BLOCKS_AT_ONCE)), (first_term, n_frequencies)
+            _multiply(image, block, n_here, template, starts, terms, spectra, n_rows)
+            for product in range(n_here * step):
+                view = tile + product % step
+                if view < n_views:
+                    lane_irfft(spectra + product * size, work, work + size, transform)
+                    of_view = scale + view * transform[0] * _U(4)
+                    peaks = _largest_of_angles(work, of_view, transform[0])
+                    store(lanes, _U(0), peaks * per_angle)
+                    first = (block + product // step) * _U(N_LANES)
+                    for lane in range(min(_U(N_LANES), _U(out.shape[1]) - first)):
+                        out[view, first + lane] = lanes[lane]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -618,6 +624,22 @@ class TemplateViews:
     imaginary: NDArray[np.float32]
     first_term: NDArray[np.int64]
     plan: RealLanePlan
+
+    @cached_property
+    def _all_first_terms(self) -> NDArray[np.int64]:
+        """Where the terms of every frequency that the transform knows begin."""
+        missing = self.plan.n // 2 + 2 - len(self.first_term)
+        ends = np.full(missing, self.first_term[-1])
+        return np.concatenate([self.first_term, ends]).astype(np.int64)
+
+    @cached_property
+    def compiled(self) -> tuple[Any, ...]:
+        """Addresses of terms and of where frequencies begin, and plans, as long as this is kept."""
+        return (
+            addresses(self.real, self.imaginary),
+            *addresses(self._all_first_terms),
+            (self.plan.compiled, np.uint64(self.plan.n_rows)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -684,84 +706,39 @@ class Integration:
     cutoff: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BestOfViews:
-    """What `score_views` finds.
-
-    Attributes
-    ----------
-    cross_correlation, displacement, inplane
-        (n_views,): the largest over displacements and angles, and where it is; the first where
-        there are several.
-    log_sum
-        (n_views,) nats: log Σ prior · L over displacements, mean over angles, but for what all
-        poses of the image have in common; −∞ where everything was left out.
-    of_displacements
-        (n_views, n_lanes): largest over the angles.
-    of_angles
-        (n_angles,): largest over views and displacements.
-    everything
-        (n_views, n_lanes, n_angles).
-    """
-
-    cross_correlation: NDArray[np.float32]
-    displacement: NDArray[np.int32]
-    inplane: NDArray[np.int32]
-    log_sum: NDArray[np.float64]
-    of_displacements: NDArray[np.float32]
-    of_angles: NDArray[np.float32]
-    everything: NDArray[np.float32]
-
-
-_BESIDES = ("of_displacements", "of_angles", "everything")
-
-
-def _nothing_yet(n_views: int, n_lanes: int, n_angles: int, also: tuple[str, ...]) -> BestOfViews:
-    """Make results to be filled in; what is not asked for has no elements."""
-    shapes = {
-        "of_displacements": (n_views, n_lanes),
-        "of_angles": (n_angles,),
-        "everything": (n_views, n_lanes, n_angles),
-    }
-    besides = {
-        name: np.full(shape if name in also else (0,) * len(shape), -np.inf, np.float32)
-        for name, shape in shapes.items()
-    }
-    return BestOfViews(
-        cross_correlation=np.full(n_views, -np.inf, np.float32),
-        displacement=np.zeros(n_views, np.int32),
-        inplane=np.zeros(n_views, np.int32),
-        log_sum=np.full(n_views, -np.inf),
-        **besides,
-    )
-
-
 def _check_arrays(
-    image: DisplacedImage, templates: TemplateViews, n_views: int, scales: ViewScales
+    templates: TemplateViews,
+    views: NDArray[np.int64],
+    of_image: dict[str, NDArray[np.float32]],
+    of_views: dict[str, NDArray[np.float32]],
+    n_low_terms: int = 0,
+    log_prior: NDArray[np.float64] | None = None,
 ) -> None:
     """Refuse what compiled code would read beyond the end of."""
-    n_all, n_terms = len(templates.real), int(templates.first_term[-1])
-    n_blocks, n_low_terms = len(image.real), image.ones_real.shape[1]
-    of_image, of_ones = (n_blocks, n_terms, N_LANES), (n_blocks, n_low_terms, N_LANES)
-    of_views, of_angles = (n_all, n_terms), (n_views, templates.plan.n)
-    shapes = (
-        (templates, {"real": of_views, "imaginary": of_views}),
-        (image, {"real": of_image, "imaginary": of_image}),
-        (image, {"ones_real": of_ones, "ones_imaginary": of_ones}),
-        (scales, dict.fromkeys(("inverse_norm", "ones_scale", "half_log_power"), of_angles)),
-    )
+    n_all, n_terms, n_angles = len(templates.real), int(templates.first_term[-1]), templates.plan.n
+    if len(views) and not (views.min() >= 0 and views.max() < n_all):
+        msg = f"views are numbered 0 to {n_all - 1}, not {views.min()} to {views.max()}."
+        raise UsageError(msg)
+    n_blocks = len(of_image["real"])
+    arrays: list[tuple[str, NDArray[np.float32], tuple[int, ...]]] = [
+        ("real", templates.real, (n_all, n_terms)),
+        ("imaginary", templates.imaginary, (n_all, n_terms)),
+    ]
+    for name, array in of_image.items():
+        n_here = n_low_terms if name.startswith("ones") else n_terms
+        arrays.append((name, array, (n_blocks, n_here, N_LANES)))
+    arrays += [(name, array, (len(views), n_angles)) for name, array in of_views.items()]
     wrong = [
         f"{name} is {array.dtype} {array.shape}, not float32 {shape}"
-        for owner, of_owner in shapes
-        for name, shape in of_owner.items()
-        if (array := getattr(owner, name)).shape != shape or array.dtype != np.float32
+        for name, array, shape in arrays
+        if array.shape != shape or array.dtype != np.float32
     ]
-    if image.log_prior.shape != (n_blocks * N_LANES,):
-        wrong.append(f"log_prior has shape {image.log_prior.shape}, not {(n_blocks * N_LANES,)}")
+    if log_prior is not None and log_prior.shape != (n_blocks * N_LANES,):
+        wrong.append(f"log_prior has shape {log_prior.shape}, not {(n_blocks * N_LANES,)}")
     if n_low_terms not in templates.first_term:
         wrong.append(f"{n_low_terms} terms of ones are those of no number of angular frequencies")
-    if len(templates.first_term) > templates.plan.n // 2 + 2:
-        wrong.append(f"{templates.plan.n} angles do not have {len(templates.first_term) - 1} terms")
+    if len(templates.first_term) > n_angles // 2 + 2:
+        wrong.append(f"{n_angles} angles do not have {len(templates.first_term) - 1} terms")
     if wrong:
         msg = f"terms and scales do not belong together: {'; '.join(wrong)}."
         raise UsageError(msg)
@@ -774,7 +751,6 @@ def score_views(
     scales: ViewScales,
     integration: Integration | None = None,
     reference: NDArray[np.float64] | None = None,
-    also: tuple[str, ...] = (),
 ) -> BestOfViews:
     """Compare an image with views at all displacements and in-plane angles.
 
@@ -797,9 +773,6 @@ def score_views(
     reference
         (1,): the largest log-likelihood so far of a pose of this image, −∞ at first; raised to what
         is found. Threads that score the same image can share it.
-    also
-        Which of `BestOfViews`'s of_displacements, of_angles, everything to fill in; the others are
-        empty.
 
     Returns
     -------
@@ -809,22 +782,23 @@ def score_views(
     Raises
     ------
     UsageError
-        Where there is no such view, or no such result, or arrays do not belong together.
+        Where there is no such view, or arrays do not belong together.
     """
-    n_all, n_lanes = len(templates.real), image.log_prior.size
-    if views.size and not (views.min() >= 0 and views.max() < n_all):
-        msg = f"views are numbered 0 to {n_all - 1}, not {views.min()} to {views.max()}."
-        raise UsageError(msg)
-    if unknown := set(also) - set(_BESIDES):
-        msg = f"no such result: {', '.join(sorted(unknown))}. There are {', '.join(_BESIDES)}."
-        raise UsageError(msg)
-    _check_arrays(image, templates, len(views), scales)
-    found = _nothing_yet(len(views), n_lanes, templates.plan.n, also)
-    n_low = int(np.searchsorted(templates.first_term, image.ones_real.shape[1]))
+    names = "real", "imaginary", "ones_real", "ones_imaginary"
+    of_image = {name: getattr(image, name) for name in names}
+    n_low_terms = image.ones_real.shape[1]
+    _check_arrays(templates, views, of_image, vars(scales), n_low_terms, image.log_prior)
+    n_lanes = image.log_prior.size
+    found = BestOfViews(
+        cross_correlation=np.full(len(views), -np.inf, np.float32),
+        displacement=np.zeros(len(views), np.int32),
+        inplane=np.zeros(len(views), np.int32),
+        log_likelihood_integrated=np.full(len(views), -np.inf),
+    )
+    integrated = found.log_likelihood_integrated
+    n_low = int(np.searchsorted(templates.first_term, n_low_terms))
     views = np.ascontiguousarray(views, np.int64)
-    n_frequencies = templates.plan.n // 2 + 1
-    missing = n_frequencies + 1 - len(templates.first_term)
-    first_term = np.pad(templates.first_term.astype(np.int64), (0, missing), mode="edge")
+    terms, first_term, plans = templates.compiled
     plan, law = templates.plan, (1.0, 0.0, 0.0, 0.0, False)
     if integration is not None:
         p, cutoff = float(integration.exponent), float(integration.cutoff)
@@ -839,7 +813,7 @@ def score_views(
         addresses(image.real, image.imaginary),
         (*addresses(image.ones_real, image.ones_imaginary), np.uint64(n_low)),
         addresses(penalty, prior),
-        addresses(templates.real, templates.imaginary),
+        terms,
         *addresses(views),
         addresses(*per_angle, scales.half_log_power, least_log),
         law,
@@ -847,18 +821,68 @@ def score_views(
         (
             np.uint64(len(views)),
             np.uint64(n_lanes // N_LANES),
-            *addresses(first_term),
-            np.uint64(n_frequencies),
+            first_term,
+            np.uint64(plan.n // 2 + 1),
         ),
-        (plan.compiled, np.uint64(plan.n_rows)),
+        plans,
         *addresses(work),
-        (
-            found.cross_correlation,
-            found.displacement,
-            found.inplane,
-            found.log_sum,
-            *(getattr(found, name) for name in _BESIDES),
-        ),
+        (found.cross_correlation, found.displacement, found.inplane, integrated),
     )
-    found.log_sum[:] += largest_prior
+    integrated += largest_prior
+    return found
+
+
+def largest_correlations(
+    real: NDArray[np.float32],
+    imaginary: NDArray[np.float32],
+    templates: TemplateViews,
+    views: NDArray[np.int64],
+    inverse_norm: NDArray[np.float32],
+    n_displacements: int,
+) -> NDArray[np.float32]:
+    """Find the largest correlation over angles at each view and displacement.
+
+    Parameters
+    ----------
+    real, imaginary
+        Of a displaced image, as in `DisplacedImage`.
+    templates, views
+        As for `score_views`.
+    inverse_norm
+        Of the views, as in `ViewScales`.
+    n_displacements
+        How many lanes stand for one.
+
+    Returns
+    -------
+    ndarray
+        (n_views, n_displacements).
+
+    Raises
+    ------
+    UsageError
+        As in `score_views`.
+    """
+    plan, n_blocks = templates.plan, len(real)
+    _check_arrays(
+        templates, views, {"real": real, "imaginary": imaginary}, {"inverse_norm": inverse_norm}
+    )
+    if not (n_blocks - 1) * N_LANES < n_displacements <= n_blocks * N_LANES:
+        msg = f"{n_blocks} blocks do not hold {n_displacements} displacements."
+        raise UsageError(msg)
+    terms, first_term, plans = templates.compiled
+    views = np.ascontiguousarray(views, np.int64)
+    n_spectra = 2 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE
+    work = aligned_zeros(n_spectra * plan.n_rows * N_LANES + N_LANES * n_blocks)
+    found = np.empty((len(views), n_displacements), np.float32)
+    _find_largest(
+        addresses(real, imaginary),
+        terms,
+        *addresses(views),
+        *addresses(inverse_norm),
+        (np.uint64(len(views)), np.uint64(n_blocks), first_term, np.uint64(plan.n // 2 + 1)),
+        plans,
+        *addresses(work),
+        found,
+    )
     return found

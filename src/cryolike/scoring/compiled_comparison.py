@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryolike.scoring.comparison import ComparedGrid, ImageMoments, ViewScores
-from cryolike.scoring.compiled import (
+from cryolike.physics.compiled import _compiled
+from cryolike.scoring.comparison import (
     BestOfViews,
+    ComparedGrid,
+    Found,
+    ImageMoments,
+    ViewScores,
+)
+from cryolike.scoring.compiled import (
     DisplacedImage,
     Integration,
     TemplateViews,
     ViewScales,
+    largest_correlations,
     score_views,
 )
 from cryolike.scoring.image_terms import ImageTerms
 from cryolike.scoring.lanes import RealLanePlan
+from cryolike.scoring.prepared import ImageArrays, Preparation
 from cryolike.scoring.template_terms import TemplateTerms
 from cryolike.scoring.turned_power import TurnedPower
 from cryolike.scoring.vectors import N_LANES
@@ -49,9 +57,6 @@ _NEGLIGIBLE_POWER = 1e-6
 
 _NEGLIGIBLE_COARSE_POWER = 1e-3
 """The same where only the best cells are looked for."""
-
-_IMAGES_AT_ONCE = 32
-"""Whose template powers are computed together."""
 
 _NEGLIGIBLE_NATS = 12.0
 """What poses may lack that are left out, even if all poses together were of their kind."""
@@ -92,10 +97,9 @@ class CompiledComparison:
         self._power = TurnedPower(terms.power, terms.basis.n_angles, terms.power_step)
         self._strength = self._norms(of_views).max(axis=0)
         self._terms_of_images = ImageTerms(terms.basis, grid, grid.box_size_A)
+        self._prepare = Preparation(self._terms_of_images, self._power)
         self._ones = grid.ones.numpy().astype(np.complex64)
-        self._terms_of_ones = ImageTerms(
-            terms.basis, grid, grid.box_size_A, n_frequencies=self._n_frequencies_of_ones()
-        )
+        self._terms_of_ones = self._terms_of_low_ones()
 
     def best_of_views(
         self, moments: ImageMoments, delta_A: np.ndarray, log_prior: np.ndarray
@@ -121,10 +125,10 @@ class CompiledComparison:
         # With fewer images than threads each image is shared
         n_parts = -(-self._n_threads // n)
         parts = np.array_split(views, min(n_parts, len(views)))
-        scales = self._scales(moments, views)
+        scales, arrays = self._scales(moments, views), self.arrays(moments)
         references = [np.full(1, -np.inf) for _ in range(n)]
         prepared = self._in_threads(
-            lambda i: self._displaced(moments, i, delta_A, log_prior, True), range(n)
+            lambda i: self._displaced(arrays, i, delta_A, log_prior), range(n)
         )
 
         def compare(job: tuple[int, np.ndarray]) -> BestOfViews:
@@ -135,40 +139,39 @@ class CompiledComparison:
         found = self._in_threads(compare, [(i, part) for i in range(n) for part in parts])
         return _joined(found, n)
 
-    def best_of_cells(self, moments: ImageMoments, delta_A: np.ndarray) -> Tensor:
-        """Find the largest cross-correlation over angles of each view and displacement."""
-        views = np.arange(len(self._views.real))
-        best = np.empty((len(moments), len(views), len(delta_A)), np.float32)
+    def arrays(self, moments: ImageMoments) -> ImageArrays:
+        """Prepare images; see `comparison.Comparison`."""
+        return ImageArrays.of_moments(moments)
 
-        def compare(i: int) -> None:
-            image, _ = self._displaced(moments, i, delta_A, np.zeros(len(delta_A)), False)
-            scale = scales[i - first]
-            found = score_views(image, self._views, views, scale, also=("of_displacements",))
-            best[i] = found.of_displacements[:, : len(delta_A)]
+    def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
+        """Do something for each number below n, in threads."""
+        return self._in_threads(work, range(n))
 
-        for first in range(0, len(moments), _IMAGES_AT_ONCE):
-            few = range(first, min(first + _IMAGES_AT_ONCE, len(moments)))
-            part = moments.take(slice(few.start, few.stop))
-            scales = self._scales(part, views, _NEGLIGIBLE_COARSE_POWER)
-            self._in_threads(compare, few)
-        return torch.from_numpy(best)
+    def best_of_cells(
+        self, arrays: ImageArrays, i: int, delta_A: np.ndarray, views: np.ndarray
+    ) -> np.ndarray:
+        """Find the largest cross-correlations of an image over angles."""
+        terms, inverse_norm, _ = self._prepare(
+            arrays, i, delta_A, views, _NEGLIGIBLE_COARSE_POWER, has_logarithms=False
+        )
+        real, imaginary = terms
+        return largest_correlations(real, imaginary, self._views, views, inverse_norm, len(delta_A))
 
     def best_of_chosen(
         self,
-        moments: ImageMoments,
-        delta_A: list[np.ndarray],
-        log_prior: list[np.ndarray],
-        views: list[np.ndarray],
-    ) -> list[ViewScores]:
-        """Compare each image with views and displacements of its own."""
-
-        def compare(i: int) -> ViewScores:
-            prepared = self._displaced(moments, i, delta_A[i], log_prior[i], True)
-            reference = np.full(1, -np.inf)
-            (scale,) = self._scales(moments.take(slice(i, i + 1)), views[i])
-            return _joined([self._compare(views[i], scale, *prepared, reference)], 1)
-
-        return self._in_threads(compare, range(len(moments)))
+        arrays: ImageArrays,
+        i: int,
+        delta_A: np.ndarray,
+        log_prior: np.ndarray,
+        views: np.ndarray,
+    ) -> BestOfViews:
+        """Compare an image with some of the views; see `comparison.Comparison`."""
+        prepared = self._prepare(arrays, i, delta_A, views, _NEGLIGIBLE_POWER)
+        scales = ViewScales(
+            inverse_norm=prepared[1], ones_scale=prepared[1], half_log_power=prepared[2]
+        )
+        image, bound = self._displaced(arrays, i, delta_A, log_prior, prepared[0])
+        return self._compare(views, scales, image, bound, np.full(1, -np.inf))
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
         """Terms of one image; see `comparison.Comparison`."""
@@ -202,51 +205,49 @@ class CompiledComparison:
 
     def _displaced(
         self,
-        moments: ImageMoments,
+        arrays: ImageArrays,
         i: int,
         delta_A: np.ndarray,
         log_prior: np.ndarray,
-        has_ones: bool,
+        terms: np.ndarray | None = None,
     ) -> tuple[DisplacedImage, float]:
-        """Terms of a displaced image, and a bound of u times the norm of the template."""
-        ctf = moments.ctf[i].numpy()
-        factor = np.float32(1 / math.sqrt(float(moments.i_yy[i])))
-        real, imaginary = self._terms_of_images(moments.images[i].numpy(), ctf * factor, delta_A)
+        """Displace an image and ones; bound u times the norm of the template.
+
+        `terms` are those of the displaced image, if they are there already.
+        """
+        ctf, unit = arrays.ctf[i], np.float32(1 / math.sqrt(self._grid.i_ss))
+        if terms is None:
+            image = arrays.images[i].view(np.complex64)
+            real, imaginary = self._terms_of_images(image, ctf, delta_A, arrays.inverse_norm[i])
+        else:
+            real, imaginary = terms
+        has_mean = abs(arrays.mean[i]) > _LARGEST_MEAN
+        terms_of_ones = self._terms_of_images if has_mean else self._terms_of_ones
+        ones = terms_of_ones(self._ones, ctf, delta_A, unit)
         padded = np.full(len(real) * N_LANES, -np.inf)
         padded[: len(delta_A)] = log_prior
-        ones = np.empty((2, len(real), 0, N_LANES), np.float32)
-        bound = 0.0
-        if has_ones:
-            unit = np.float32(1 / math.sqrt(self._grid.i_ss))
-            has_mean = abs(float(moments.v[i])) > _LARGEST_MEAN
-            terms_of_ones = self._terms_of_images if has_mean else self._terms_of_ones
-            ones = np.stack(terms_of_ones(self._ones, ctf * unit, delta_A))
-            bound = self._largest_product(ones)
-        image = DisplacedImage(
+        displaced = DisplacedImage(
             real=real,
             imaginary=imaginary,
             log_prior=padded,
             ones_real=ones[0],
             ones_imaginary=ones[1],
-            mean=float(moments.v[i]),
+            mean=float(arrays.mean[i]),
         )
-        return image, bound
+        return displaced, float(self._bounds_of_products(ones).sum())
 
-    def _scales(
-        self, moments: ImageMoments, views: np.ndarray, tolerance: float = _NEGLIGIBLE_POWER
-    ) -> list[ViewScales]:
+    def _scales(self, moments: ImageMoments, views: np.ndarray) -> list[ViewScales]:
         """Find what products with views are scaled by, for each image."""
-        typical = float(moments.ctf.square().mean(dim=(1, 2)).min())
-        i_xx, _ = self._power(moments.ctf, tolerance * typical, views)
+        typical = moments.ctf_series[:, :, 0].real.mean(dim=1).min() / moments.ctf.shape[2]
+        tolerance = _NEGLIGIBLE_POWER * float(typical)
+        i_xx, _ = self._power(moments.ctf_series, tolerance, views)
+        return [self._scales_of_power(power) for power in i_xx.numpy()]
+
+    def _scales_of_power(self, i_xx: np.ndarray) -> ViewScales:
         turns = 1, self._terms.power_step
-        return [
-            ViewScales(inverse_norm=inverse, ones_scale=inverse, half_log_power=half_log)
-            for inverse, half_log in zip(
-                np.tile(i_xx.rsqrt().numpy(), (1, *turns)),
-                np.tile(i_xx.log().mul_(0.5).numpy(), (1, *turns)),
-                strict=True,
-            )
-        ]
+        inverse = np.tile(1 / np.sqrt(i_xx), turns)
+        half_log = np.tile(np.float32(0.5) * np.log(i_xx), turns)
+        return ViewScales(inverse_norm=inverse, ones_scale=inverse, half_log_power=half_log)
 
     def _norms(self, of_views: np.ndarray) -> np.ndarray:
         """Norms of the terms of each angular frequency, (n_views, n_frequencies)."""
@@ -256,30 +257,61 @@ class CompiledComparison:
         norms: np.ndarray = np.sqrt(np.maximum(np.diff(edges, axis=1), 0))
         return norms
 
-    def _products_of_ones(self, terms: np.ndarray) -> np.ndarray:
-        """Bounds of what each angular frequency adds to a product with the terms of ones."""
-        n_frequencies = int(np.searchsorted(self._first_term, terms.shape[-2]))
-        power = np.square(terms).sum(axis=0)
-        edges = self._first_term[:n_frequencies]
-        full = np.flatnonzero(np.diff(np.append(edges, power.shape[1])) > 0)
-        of_frequency = np.zeros((len(power), n_frequencies, N_LANES))
-        of_frequency[:, full] = np.add.reduceat(power, edges[full], axis=1)
-        largest = np.sqrt(of_frequency).max(axis=(0, 2))
-        bounds: np.ndarray = (
-            2 / self._terms.basis.n_angles * largest * self._strength[:n_frequencies]
-        )
+    def _bounds_of_products(self, ones: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Bound what each angular frequency adds to a product of any view with terms of ones."""
+        bounds = np.empty(len(self._strength))
+        room = np.empty(N_LANES, np.float32)
+        _bound_products(*ones, self._first_term, self._strength, room, bounds)
+        bounds *= 2 / self._terms.basis.n_angles
         return bounds
 
-    def _largest_product(self, ones: np.ndarray) -> float:
-        return float(self._products_of_ones(ones).sum())
-
-    def _n_frequencies_of_ones(self) -> int:
-        """Angular frequencies that u needs: higher ones hold little of an image of ones."""
+    def _terms_of_low_ones(self) -> ImageTerms:
+        """Choose angular frequencies and shells that u needs: others hold little of ones."""
+        basis, strength = self._terms.basis, math.sqrt(_TYPICAL_POWER)
         unit = np.full(self._ones.shape, 1 / math.sqrt(self._grid.i_ss), np.float32)
-        ones = np.stack(self._terms_of_images(self._ones, unit, np.zeros((1, 2))))
-        bounds = self._products_of_ones(ones) / math.sqrt(_TYPICAL_POWER)
-        left_out = bounds[::-1].cumsum()[::-1]
-        return max(1, int((left_out > _LEFT_OUT_OF_ONES).sum()))
+        ones = self._terms_of_images(self._ones, unit, np.zeros((1, 2)))
+        n_frequencies = _n_needed(self._bounds_of_products(ones) / strength)
+        weight = self._grid.weight_shells
+        of_ones = weight * np.square(np.abs(self._ones)).sum(axis=1) / self._grid.i_ss
+        of_views = self._terms.power[0].real.amax(dim=1).to(torch.float64).numpy()
+        tails = [power[::-1].cumsum()[::-1] for power in (of_ones, of_views)]
+        n_shells = max(1, int((np.sqrt(tails[0] * tails[1]) > _LEFT_OUT_OF_ONES * strength).sum()))
+        inner = replace(basis, rows=basis.rows[:, :n_shells].contiguous())
+        return ImageTerms(inner, self._grid, self._grid.box_size_A, n_frequencies=n_frequencies)
+
+
+def _n_needed(bounds: np.ndarray) -> int:
+    """Count the first numbers after which all others sum to little."""
+    return max(1, int((bounds[::-1].cumsum()[::-1] > _LEFT_OUT_OF_ONES).sum()))
+
+
+@_compiled
+@no_type_check
+def _bound_products(real, imaginary, first_term, strength, power, bounds):
+    """Multiply the largest norms of displaced terms at each angular frequency by those of views.
+
+    Parameters
+    ----------
+    real, imaginary
+        Of ones, (n_blocks, n_low_terms, `N_LANES`).
+    first_term
+        Where the terms of each frequency begin.
+    strength
+        Largest norm that any view's terms of a frequency have.
+    power
+        Room for the lanes.
+    bounds
+        As `strength`: gets the result.
+    """
+    for q in range(strength.size):
+        largest = np.float32(0)
+        for block in range(real.shape[0]):
+            power[:] = 0
+            for t in range(first_term[q], min(first_term[q + 1], real.shape[1])):
+                for lane in range(N_LANES):
+                    power[lane] += real[block, t, lane] ** 2 + imaginary[block, t, lane] ** 2
+            largest = max(largest, power.max())
+        bounds[q] = strength[q] * np.sqrt(largest)
 
 
 def _of_views(scales: ViewScales, views: np.ndarray) -> ViewScales:
@@ -303,5 +335,5 @@ def _joined(found: list[BestOfViews], n_images: int) -> ViewScores:
         cross_correlation=column("cross_correlation", torch.float32),
         inplane=column("inplane", torch.int64),
         displacement=column("displacement", torch.int64),
-        log_likelihood_integrated=column("log_sum", torch.float64),
+        log_likelihood_integrated=column("log_likelihood_integrated", torch.float64),
     )

@@ -1,11 +1,11 @@
-"""Search in two passes: everywhere at low resolution, then in full where an image may be.
+"""Search in three passes: everywhere at low resolution, then in full where an image may be.
 
 The first pass compares innermost shells only, with fewer views and displacements, at the angles
-that these need. The second compares in full near all that the first found likely, and again near
-all that may hide a pose as good as the best found so far. How much of a correlation the first pass
-sees at least is known from searching for the templates themselves; so what was left out can be
-estimated, and images for which it matters, or that may be nearly anywhere, are compared with
-everything.
+that these need. The second compares the same shells, near all that the first found likely, with the
+views and displacements of the search. The third compares in full all that may be as good as the
+best, by what the second saw of it. How much of a correlation the first pass sees at least is known
+from searching for the templates themselves; so what was left out can be estimated, and images for
+which it matters, or that may be nearly anywhere, are compared with everything.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from functools import partial
+from typing import Any, Self, no_type_check
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from cryolike.physics.compiled import _compiled
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.comparison import (
+    BestOfViews,
     ComparedGrid,
     Comparison,
     ImageMoments,
@@ -31,31 +33,43 @@ from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.template_terms import Band, TemplateTerms
 from cryolike.templates import TemplateSet
 
-__all__ = ["BestPoses", "FastSearch", "best_poses"]
+__all__ = ["BestPoses", "FastSearch", "best_pose", "best_poses"]
 
 _COARSER = 2.0
 """Spacing of views in the first pass, as a multiple of the templates'."""
 
-_N_VIEWS_KEPT = 8
-"""Views of the first pass near which the second looks at least."""
+_FINER_ANGLES = 1.5
+"""In-plane angles of the second pass, as a multiple of those of the first."""
 
-_NATS_KEPT = 8.0
-"""What poses of the first pass may lack to the best so that the second looks there too."""
-
-_NATS_HIDDEN = 4.0
-"""What a pose may lack to the best so that it is worth looking for where it may hide."""
-
-_LARGEST_SHARE = 0.2
-"""Of all views and displacements: if the second pass had to look at more, everything is."""
+_TOLERANCES = 1e-4, 1e-5
+"""Share of the templates' power that the first and the second pass leave out."""
 
 _N_DISPLACEMENTS_A_RESOLUTION = 2.5
 """Displacements of the first pass in the finest spacing that it sees."""
 
 _LARGEST_RADIUS = 0.6
-"""Of the grid's: more shells would not make the first pass quick."""
+"""Of the grid's: more shells would not make the first passes quick."""
+
+_NATS_KEPT = 10.0
+"""What poses may lack to the best so that they are compared in full."""
+
+_NATS_HIDDEN = 4.0
+"""What a pose may lack to the best so that it is worth looking for where it may hide."""
+
+_NOISE_KEPT, _NOISE_HIDDEN = 2.0, 0.5
+"""Standard deviations by which noise may hide the former and the latter."""
+
+_LARGEST_SHARE = 0.2
+"""Of all views and displacements: if the third pass had to look at more, everything is."""
+
+_N_ROUNDS = 3
+"""How often later passes may look at more, where poses may hide that are as good as the best."""
 
 _LEFT_OUT_NATS = 0.03
 """Images whose integral may lack more are compared with everything."""
+
+_NEGLIGIBLE_NATS = 30.0
+"""What poses may lack to the best so that the estimate of what was left out counts them."""
 
 _N_CALIBRATED = 128
 """Templates that are searched for to see how much of them the first pass sees."""
@@ -65,12 +79,6 @@ _UNSEEN = 0.05
 
 _BETWEEN_GRIDS = 0.9
 """What the first pass sees of images, as a multiple: their poses lie between those of the grids."""
-
-_NOISE = 0.5
-"""Standard deviations by which noise may hide a pose from the first pass."""
-
-_N_ROUNDS = 2
-"""The second looks where poses may hide that are as good as the best of the first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,13 +115,8 @@ class BestPoses:
         return cls(**{k: np.concatenate([getattr(p, k) for p in parts])[order] for k in names})
 
 
-def best_poses(
-    scores: ViewScores,
-    log_weights: np.ndarray,
-    views: np.ndarray | None = None,
-    centre_A: np.ndarray | None = None,
-) -> BestPoses:
-    """Reduce what a comparison found for each view.
+def best_poses(scores: ViewScores, log_weights: np.ndarray) -> BestPoses:
+    """Reduce what a comparison of images with all views found.
 
     Parameters
     ----------
@@ -121,51 +124,169 @@ def best_poses(
         Of images and views.
     log_weights
         Of the views.
-    views
-        Their numbers, if they are not all.
-    centre_A
-        What was added to the displacements, (2,); 0 where None.
 
     Returns
     -------
     BestPoses
         With nothing left out.
     """
-    best = scores.cross_correlation.argmax(dim=1)
-    weights = torch.tensor(log_weights, device=best.device)
-    integrated = (scores.log_likelihood_integrated + weights).logsumexp(dim=1)
-    inplane, displacement = (
-        column.gather(1, best[:, None])[:, 0].cpu().numpy()
-        for column in (scores.inplane, scores.displacement)
-    )
-    view = best.cpu().numpy()
-    return BestPoses(
-        view=view if views is None else views[view],
-        inplane=inplane,
-        displacement=displacement,
-        integrated=integrated.cpu().numpy(),
-        left_out=np.zeros(len(view)),
-        centre_A=np.zeros((len(view), 2)) + (0 if centre_A is None else centre_A),
-    )
+    columns = {name: column.cpu().numpy() for name, column in vars(scores).items()}
+    return _best(**columns, log_weights=log_weights)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Region:
-    """Where an image is compared in full.
+def best_pose(
+    found: BestOfViews,
+    log_weights: np.ndarray,
+    views: np.ndarray,
+    centre_A: np.ndarray | None = None,
+) -> BestPoses:
+    """Reduce what a comparison of one image found.
 
     Parameters
     ----------
-    is_likely, is_covered
-        Cells of the first pass to look at, and all that are looked at with them,
-        (n_coarse_views, n_coarse_displacements).
-    views, delta
-        Numbers of views and displacements.
+    found
+        For each view.
+    log_weights, views
+        Of the views, and their numbers.
+    centre_A
+        What was added to the displacements, (2,); 0 where None.
+
+    Returns
+    -------
+    BestPoses
+        Of one image, with nothing left out.
+    """
+    columns = {name: column[None] for name, column in vars(found).items()}
+    best = _best(**columns, log_weights=log_weights)
+    centres = best.centre_A if centre_A is None else centre_A[None]
+    return replace(best, view=views[best.view], centre_A=centres)
+
+
+def _best(
+    *,
+    cross_correlation: np.ndarray,
+    inplane: np.ndarray,
+    displacement: np.ndarray,
+    log_likelihood_integrated: np.ndarray,
+    log_weights: np.ndarray,
+) -> BestPoses:
+    """Reduce columns of `ViewScores`."""
+    view = cross_correlation.argmax(axis=1)
+    image = np.arange(len(view))
+    return BestPoses(
+        view=view,
+        inplane=inplane[image, view].astype(np.int64),
+        displacement=displacement[image, view].astype(np.int64),
+        integrated=_log_of_sums(log_likelihood_integrated + log_weights),
+        left_out=np.zeros(len(view)),
+        centre_A=np.zeros((len(view), 2)),
+    )
+
+
+def _log_of_sums(logarithms: np.ndarray) -> np.ndarray:
+    """Sum rows of numbers whose logarithms are given."""
+    largest = logarithms.max(axis=1)
+    sums = np.exp(logarithms - largest[:, None]).sum(axis=1)
+    totals: np.ndarray = largest + np.log(sums)
+    return totals
+
+
+_quick = partial(_compiled, nogil=False)
+
+
+@_quick
+@no_type_check
+def _find_largest(x, of_rows, of_columns):
+    """Find the largest number in each row and in each column of a matrix."""
+    of_rows[:] = -np.inf
+    of_columns[:] = -np.inf
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            of_rows[i] = max(of_rows[i], x[i, j])
+            of_columns[j] = max(of_columns[j], x[i, j])
+
+
+@_quick
+@no_type_check
+def _find_rest(x, rows, columns, rest):
+    """Find the largest number in each row outside of chosen rows and columns, 0 at least."""
+    for i in range(x.shape[0]):
+        rest[i] = 0
+        for j in range(x.shape[1]):
+            if not (rows[i] and columns[j]):
+                rest[i] = max(rest[i], x[i, j])
+
+
+@_quick
+@no_type_check
+def _unite(sets, chosen, united):
+    """Find what is in any of the chosen sets; `sets` is (n_sets, n)."""
+    united[:] = False
+    for i in range(chosen.size):
+        if chosen[i]:
+            for j in range(united.size):
+                united[j] |= sets[i, j]
+
+
+class _Cells:
+    """What a pass found of an image, and what of it the next pass looks at.
+
+    Parameters
+    ----------
+    x
+        Largest correlation over angles, (n_views, n_displacements).
+
+    Attributes
+    ----------
+    of_views, of_displacements
+        The largest of each.
+    rows, columns
+        Whether views and displacements are chosen.
     """
 
-    is_likely: np.ndarray
-    is_covered: np.ndarray
-    views: np.ndarray
-    delta: np.ndarray
+    def __init__(self, x: np.ndarray) -> None:
+        self.x = x
+        self.of_views, self.of_displacements = (np.empty(n, x.dtype) for n in x.shape)
+        _find_largest(x, self.of_views, self.of_displacements)
+        self.largest = float(self.of_displacements.max())
+        self.rows, self.columns = (np.zeros(n, bool) for n in x.shape)
+
+    def choose(self, least: float) -> None:
+        """Choose views and displacements that have a correlation of at least so much."""
+        self.rows |= self.of_views >= least
+        self.columns |= self.of_displacements >= least
+
+    def best_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give what is chosen of views and displacements, those with the largest first."""
+        rows, columns = np.flatnonzero(self.rows), np.flatnonzero(self.columns)
+        return (
+            rows[np.argsort(-self.of_views[rows], kind="stable")],
+            columns[np.argsort(-self.of_displacements[columns], kind="stable")],
+        )
+
+    @property
+    def rest(self) -> np.ndarray:
+        """Largest correlation of each view that was not chosen, 0 at least."""
+        rest = np.empty(len(self.x), self.x.dtype)
+        _find_rest(self.x, self.rows, self.columns, rest)
+        return rest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Images:
+    """Images to search for.
+
+    Parameters
+    ----------
+    whole, inner
+        As comparisons take them; all shells and inner ones.
+    share
+        Of a template's norm that inner shells have under the CTF of each.
+    """
+
+    whole: Any
+    inner: Any
+    share: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,14 +297,14 @@ class _CoarseViews:
     ----------
     chosen
         Numbers of the views, (n_coarse,).
-    weights
-        What part of the sphere each stands for.
+    log_weights
+        Logarithm of what part of the sphere each stands for.
     is_near
         (n_coarse, n_views): views whose poses each may have found.
     """
 
     chosen: np.ndarray
-    weights: np.ndarray
+    log_weights: np.ndarray
     is_near: np.ndarray
 
     @classmethod
@@ -197,7 +318,7 @@ class _CoarseViews:
         is_owned = owner == np.arange(len(chosen))[:, None]
         return cls(
             chosen=chosen,
-            weights=np.bincount(owner, weights=views.weights, minlength=len(chosen)),
+            log_weights=np.log(np.bincount(owner, views.weights, minlength=len(chosen))),
             is_near=(cosine > math.cos(_COARSER * spacing)) | is_owned,
         )
 
@@ -242,7 +363,7 @@ def _thinned(axis: np.ndarray, step: float) -> np.ndarray:
 
 
 class FastSearch:
-    """Finds the best poses of images in two passes; built once for the templates of a structure.
+    """Finds the best poses of images in three passes; built once for the templates of a structure.
 
     Parameters
     ----------
@@ -270,6 +391,7 @@ class FastSearch:
         self._delta_A = np.stack([displacements.x_A, displacements.y_A], axis=1)
         self._log_prior, self._fine = displacements.log_prior, fine
         self._log_weights = np.log(templates.views.weights)
+        self._n_cells = len(self._log_weights) * len(self._delta_A)
         self._exponent = grid.n_compared / 2 - 2
         self._views = _CoarseViews.of_views(templates.views, spacing)
         # Details that views this far apart still share
@@ -281,10 +403,13 @@ class FastSearch:
         coarse = templates.images[self._views.chosen]
         power = templates.images[::4].abs().square().sum(dim=(0, 2)).to(torch.float64).cpu().numpy()
         self._power_of_shells = power * grid.weight_shells
-        self._band = Band.limited(coarse[::4], polar, k_max / polar.radius_max)
-        terms = TemplateTerms.of_templates(coarse, polar, self._band)
-        self._coarse = compare_with(terms, grid.limited(self._band.n_shells))
-
+        band = Band.limited(coarse[::4], polar, k_max / polar.radius_max)
+        self._n_shells, inner = band.n_shells, grid.limited(band.n_shells)
+        terms = TemplateTerms.of_templates(coarse, polar, band, _TOLERANCES[0])
+        self._coarse = compare_with(terms, inner)
+        finer = band.with_angles(int(_FINER_ANGLES * band.n_angles), polar)
+        terms = TemplateTerms.of_templates(templates.images, polar, finer, _TOLERANCES[1])
+        self._medium = compare_with(terms, inner)
         self._agreement = self._calibrate(templates, grid)
 
     def best_poses(self, moments: ImageMoments) -> BestPoses:
@@ -300,30 +425,83 @@ class FastSearch:
         BestPoses
             Of all images; `left_out` is 0 for those that were compared with everything.
         """
-        coarse = moments.limited(self._band.n_shells)
-        x = self._coarse.best_of_cells(coarse, self._displacements.delta_A).cpu().numpy()
-        # What the first pass sees of the correlation that the second would find
-        seen = self._agreement * self._share_of_band(moments.ctf)
-        regions = {i: self._region(self._likely(x[i])) for i in range(len(moments))}
-        done: dict[int, BestPoses] = {}
-        for _ in range(_N_ROUNDS):
-            few = [i for i, region in regions.items() if self._is_small(region)]
-            scores = self._compare(moments, few, regions)
-            before, regions = regions, {}
-            for i, found in zip(few, scores, strict=True):
-                largest = float(found.cross_correlation.max())
-                hidden = self._may_hide(x[i], seen[i], largest) & ~before[i].is_covered
-                if hidden.any():
-                    regions[i] = self._region(hidden | before[i].is_likely)
-                else:
-                    done[i] = self._reduced(found, before[i], x[i] / seen[i])
-        good = np.array([i for i, best in done.items() if best.left_out[0] <= _LEFT_OUT_NATS], int)
-        parts = [done[i] for i in good.tolist()]
+        images = _Images(
+            whole=self._fine.arrays(moments),
+            inner=self._coarse.arrays(moments.limited(self._n_shells)),
+            share=self._shares_of_inner_shells(moments),
+        )
+        found = self._fine.each(lambda i: self._best_pose(images, i), len(moments))
+        parts = [best for best in found if best is not None]
+        good = np.array([i for i, best in enumerate(found) if best is not None], int)
         again = np.setdiff1d(np.arange(len(moments)), good)
         if len(again):
             of_all = self._fine.best_of_views(moments.take(again), self._delta_A, self._log_prior)
             parts.append(best_poses(of_all, self._log_weights))
         return BestPoses.joined(parts, np.argsort(np.concatenate([good, again])))
+
+    def _best_pose(self, images: _Images, i: int) -> BestPoses | None:
+        """Find the best pose of an image, unless it should be compared with everything."""
+        share = float(images.share[i])
+        coarse = _Cells(self._coarse_cells(images.inner, i))
+        # The second pass looks at these poses again, so that it finds as much at least
+        coarse.choose(self._agreement * self._least_worth(coarse.largest, share))
+        medium, near_views, near_delta = self._look_near(images.inner, i, coarse)
+        worth = self._least_worth(medium.largest, share)
+        for _ in range(_N_ROUNDS):
+            medium.choose(worth)
+            rows, columns = medium.best_first()
+            if len(rows) * len(columns) > _LARGEST_SHARE * self._n_cells:
+                return None
+            views, delta = near_views[rows], near_delta[columns]
+            found = self._fine.best_of_chosen(
+                images.whole, i, self._delta_A[delta], self._log_prior[delta], views
+            )
+            worth = min(worth, share * self._least_hidden(found, share))
+            of_coarse, of_medium = coarse.rest / self._agreement, medium.rest
+            if of_coarse.max() >= worth:
+                coarse.choose(self._agreement * worth)
+                medium, near_views, near_delta = self._look_near(images.inner, i, coarse)
+            elif of_medium.max() < worth:
+                best = best_pose(found, self._log_weights[views], views)
+                log_weights = np.append(self._views.log_weights, self._log_weights[near_views])
+                at_most = np.append(of_coarse, of_medium) / share
+                left_out = self._left_out(found, best, at_most, log_weights)
+                if left_out > _LEFT_OUT_NATS:
+                    return None
+                displacement = delta[best.displacement]
+                return replace(best, displacement=displacement, left_out=np.array([left_out]))
+        return None
+
+    def _coarse_cells(self, inner: Any, i: int) -> np.ndarray:
+        views = np.arange(len(self._views.chosen))
+        return self._coarse.best_of_cells(inner, i, self._displacements.delta_A, views)
+
+    def _look_near(
+        self, inner: Any, i: int, coarse: _Cells
+    ) -> tuple[_Cells, np.ndarray, np.ndarray]:
+        """Compare inner shells near what is chosen of the first pass; with which poses, too."""
+        views = _near(self._views.is_near, coarse.rows)
+        delta = _near(self._displacements.is_near, coarse.columns)
+        x = self._medium.best_of_cells(inner, i, self._delta_A[delta], views)
+        return _Cells(x), views, delta
+
+    def _least_worth(self, largest: float, share: float) -> float:
+        """Correlation of inner shells from which on poses are compared in full.
+
+        `largest` is the largest of inner shells; what outer ones add is about as much in
+        proportion, but for noise.
+        """
+        noise = _NOISE_KEPT * self._noise_of_outer_shells(share)
+        return share * (self._lower(largest / share, _NATS_KEPT) - noise)
+
+    def _least_hidden(self, found: BestOfViews, share: float) -> float:
+        """Predicted correlation from which on poses may be nearly as good as the best found."""
+        noise = _NOISE_HIDDEN * self._noise_of_outer_shells(share)
+        return self._lower(float(found.cross_correlation.max()), _NATS_HIDDEN) - noise
+
+    def _noise_of_outer_shells(self, share: float) -> float:
+        """Find the standard deviation that noise on them gives to correlations."""
+        return math.sqrt((1 - share * share) / (2 * self._exponent))
 
     def _calibrate(self, templates: TemplateSet, grid: ComparedGrid) -> float:
         """Find how much of a template's correlation the first pass sees at least.
@@ -341,97 +519,55 @@ class FastSearch:
         turned = templates.images[view].take_along_dim(
             angle[:, None].to(templates.images.device), -1
         )
-        shift = displaced(self._delta_A[delta], grid).to(turned.device, turned.dtype)
-        ctf = torch.ones_like(turned.real)
-        moments = ImageMoments.of_images(turned * shift, ctf, grid)
-        of_band = moments.limited(self._band.n_shells)
-        limited = grid.limited(self._band.n_shells)
-        share = (limited.sum(of_band.images, of_band.images) / moments.i_yy).sqrt().cpu().numpy()
-        x = self._coarse.best_of_cells(of_band, self._displacements.delta_A).cpu().numpy()
+        shift = displaced(self._delta_A[delta], grid, turned.dtype, turned.device)
+        moments = ImageMoments.of_images(turned * shift, torch.ones_like(turned.real), grid)
+        inner, limited = moments.limited(self._n_shells), grid.limited(self._n_shells)
+        share = (limited.sum(inner.images, inner.images) / moments.i_yy).sqrt().cpu().numpy()
+        arrays = self._coarse.arrays(inner)
+        cells = self._fine.each(lambda i: self._coarse_cells(arrays, i), _N_CALIBRATED)
+        x = np.array(cells)
         is_near = self._views.is_near[:, view].T[:, :, None]
         is_near = is_near & self._displacements.is_near[:, delta].T[:, None, :]
         seen = np.where(is_near, x, 0).max(axis=(1, 2)) / share
         return _BETWEEN_GRIDS * float(np.quantile(seen, _UNSEEN))
 
-    def _share_of_band(self, ctf: Tensor) -> np.ndarray:
+    def _shares_of_inner_shells(self, moments: ImageMoments) -> np.ndarray:
         """Find the share of a template's norm that its inner shells have under each CTF."""
-        of_ctf: np.ndarray = ctf.square().mean(dim=-1).to(torch.float64).cpu().numpy()
-        power = of_ctf * self._power_of_shells
-        inner = power[:, : self._band.n_shells].sum(axis=1)
-        share: np.ndarray = np.sqrt(inner / power.sum(axis=1))
-        return share
+        power = moments.ctf_series[:, :, 0].cpu().numpy().real * self._power_of_shells
+        shares: np.ndarray = np.sqrt(power[:, : self._n_shells].sum(axis=1) / power.sum(axis=1))
+        return shares
 
     def _gain(self, x: np.ndarray) -> np.ndarray:
         """Log-likelihood above that of no correlation, nats; of positive correlations."""
         square = np.square(np.clip(x, 0, 1 - 1e-9).astype(np.float64))
         return np.asarray(-self._exponent * np.log1p(-square))
 
-    def _likely(self, x: np.ndarray) -> np.ndarray:
-        """Choose cells to look at first; `x` is (n_coarse_views, n_coarse_displacements)."""
-        gain = self._gain(x)
-        best = np.argsort(-gain.max(axis=1))[:_N_VIEWS_KEPT]
-        likely = np.asarray(gain > gain.max() - _NATS_KEPT)
-        likely[best, gain[best].argmax(axis=1)] = True
-        return likely
+    def _lower(self, x: float, nats: float) -> float:
+        """Find the correlation whose log-likelihood is so many nats below that of x."""
+        log = math.log1p(-(min(x, 1 - 1e-9) ** 2)) + nats / self._exponent
+        return math.sqrt(-math.expm1(log)) if log < 0 else 0.0
 
-    def _may_hide(self, x: np.ndarray, seen: float, largest: float) -> np.ndarray:
-        """Which cells may hide a pose nearly as good as the best so far."""
-        noise = _NOISE / math.sqrt(2 * self._exponent)
-        at_most = (x + noise) / seen
-        may_hide: np.ndarray = self._gain(at_most) > self._gain(np.array(largest)) - _NATS_HIDDEN
-        return may_hide
+    def _left_out(
+        self, found: BestOfViews, best: BestPoses, at_most: np.ndarray, log_weights: np.ndarray
+    ) -> float:
+        """Estimate what the integral lacks, nats.
 
-    def _region(self, is_likely: np.ndarray) -> _Region:
-        views = np.asarray(is_likely.any(axis=1))
-        displacements = np.asarray(is_likely.any(axis=0))
-        return _Region(
-            is_likely=is_likely,
-            is_covered=views[:, None] & displacements,
-            views=np.flatnonzero(self._views.is_near[views].any(axis=0)),
-            delta=np.flatnonzero(self._displacements.is_near[displacements].any(axis=0)),
-        )
-
-    def _is_small(self, region: _Region) -> bool:
-        everything = len(self._log_weights) * len(self._delta_A)
-        return len(region.views) * len(region.delta) < _LARGEST_SHARE * everything
-
-    def _compare(
-        self, moments: ImageMoments, rows: list[int], regions: dict[int, _Region]
-    ) -> list[ViewScores]:
-        if not rows:
-            return []
-        chosen = [regions[i] for i in rows]
-        return self._fine.best_of_chosen(
-            moments.take(np.array(rows)),
-            [self._delta_A[region.delta] for region in chosen],
-            [self._log_prior[region.delta] for region in chosen],
-            [region.views for region in chosen],
-        )
-
-    def _reduced(self, scores: ViewScores, region: _Region, at_most: np.ndarray) -> BestPoses:
-        """Reduce what was found for an image, and estimate what was left out.
-
-        A pose that was not looked at has at most the correlation that its cell would hide, and
+        A pose that was not compared in full has at most the correlation that is predicted, and
         stands for as much of the integral below its likelihood as those that were.
         """
-        best = best_poses(scores, self._log_weights[region.views], region.views)
-        x = scores.cross_correlation[0].cpu().numpy()
-        of_views = scores.log_likelihood_integrated[0].cpu().numpy()
+        of_views, x = found.log_likelihood_integrated, found.cross_correlation
         counted = np.isfinite(of_views)
-        below = np.median(of_views[counted] - self._gain(x[counted]))
-        rest = self._gain(at_most) + below + np.log(self._views.weights)[:, None]
-        rest[region.is_covered] = -np.inf
-        excess = _log_of_sum(rest) - float(best.integrated[0])
-        return replace(
-            best,
-            displacement=region.delta[best.displacement],
-            left_out=np.array([math.log1p(math.exp(min(excess, 500.0)))]),
-        )
+        below = float(np.median(of_views[counted] - self._gain(x[counted])))
+        is_near = at_most > self._lower(float(x.max()), _NEGLIGIBLE_NATS)
+        if not is_near.any():
+            return math.exp(-_NEGLIGIBLE_NATS)
+        rest = self._gain(at_most[is_near]) + log_weights[is_near]
+        excess = float(_log_of_sums(rest[None])[0]) + below - float(best.integrated[0])
+        return math.log1p(math.exp(min(excess, 500.0)))
 
 
-def _log_of_sum(logarithms: np.ndarray) -> float:
-    """Sum numbers whose logarithms are given; quicker than scipy's function for few."""
-    largest = float(logarithms.max())
-    if not math.isfinite(largest):
-        return largest
-    return largest + math.log(float(np.exp(logarithms - largest).sum()))
+def _near(is_near: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Find what is near any of the chosen."""
+    united = np.empty(is_near.shape[1], bool)
+    _unite(is_near, chosen, united)
+    return np.flatnonzero(united)

@@ -7,8 +7,7 @@ For a displacement δ an image I with CTF C counts as
 and its terms are those of the angular Fourier series of J in the basis of the templates. Sixteen
 displacements lie in the lanes of vectors, so that each step is arithmetic on whole vectors. Images
 are real: J(k, θ + π) is the conjugate of J(k, θ), and half of the circle suffices. The series is
-made by small matrix products from sums and differences of what is at θ and π − θ, and only where
-templates have power.
+made by small matrix products from sums and differences of what is at θ and π − θ.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -32,9 +33,8 @@ from cryolike.physics.compiled import _compiled
 from cryolike.scoring.lanes import aligned_zeros
 from cryolike.scoring.template_terms import RadialBasis
 from cryolike.scoring.vectors import HAS_WIDE_REGISTERS, LANES, N_LANES, inline, load, spread, store
-from cryolike.threads import n_usable_cores, single_threaded_workers
 
-__all__ = ["ImageTerms"]
+__all__ = ["ImageTerms", "aligned", "fill_terms"]
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -45,6 +45,8 @@ _N_SHELLS, _N_FREQUENCIES, _N_TERMS = (4, 4, 12) if HAS_WIDE_REGISTERS else (2, 
 They stay in the processor's registers, and are enough of them to keep it busy.
 """
 
+
+_ONE = np.float32(1)
 
 _FLOATS = ir.VectorType(ir.FloatType(), N_LANES)
 _INTS = ir.VectorType(ir.IntType(32), N_LANES)
@@ -349,29 +351,33 @@ def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, b
         )
 
 
-@_compiled
+@partial(numba.njit, nogil=True, error_model="numpy", fastmath=True)
 @no_type_check
-def _terms(image, ctf, slope, displacements_A, direction, circle, basis, scratch, out):
-    """Compute the terms of one image for all displacements.
+def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
+    """Compute the terms of one image for all displacements; only compiled functions call this.
 
     Parameters
     ----------
     image, ctf
-        float32; parts of complex numbers in turn.
-    slope, displacements_A, direction, circle, basis, scratch
-        As `ImageTerms` makes them.
+        float32, C-contiguous; parts of complex numbers in turn.
+    factor
+        float32, what the image is multiplied by besides.
+    constants, scratch
+        Of `ImageTerms`; `scratch` belongs to the thread.
+    displacements_A
+        (n, 2), float64.
     out
-        Gets the real and then the imaginary parts.
+        One-dimensional: gets the real and then the imaginary parts.
     """
-    dft, n_of_parity = circle
+    slope, direction, (dft, n_of_parity), basis = constants
     last_q, first_shell, offset, n_shells, pieces, rows, n_terms = basis
     weighted, swing, present, folded, sums, series = scratch
     n_angles, n_shells, n_terms = _U(weighted.shape[1]), _U(n_shells), _U(n_terms)
     for shell in range(n_shells):
         for angle in range(n_angles):
-            factor = ctf[shell, angle]
-            weighted[shell, angle, 0] = factor * image[shell, _U(2) * angle]
-            weighted[shell, angle, 1] = factor * image[shell, _U(2) * angle + _U(1)]
+            weight = factor * ctf[shell, angle]
+            weighted[shell, angle, 0] = weight * image[shell, _U(2) * angle]
+            weighted[shell, angle, 1] = weight * image[shell, _U(2) * angle + _U(1)]
     mirror = n_angles if n_of_parity.size == 2 else _U(0)
     top = n_angles // _U(2) if mirror else n_angles
     for block in range(_U(out.size // (2 * N_LANES)) // n_terms):
@@ -389,7 +395,14 @@ def _terms(image, ctf, slope, displacements_A, direction, circle, basis, scratch
         _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out)
 
 
-def _aligned(*shape: int) -> np.ndarray:
+@_compiled
+@no_type_check
+def _fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
+    """Compute the terms of one image."""
+    fill_terms(image, ctf, factor, constants, displacements_A, scratch, out)
+
+
+def aligned(*shape: int) -> np.ndarray:
     """Make what `aligned_zeros` makes, but for the zeros, which take time."""
     size = math.prod(shape)
     memory = np.empty(size + N_LANES, np.float32)
@@ -448,7 +461,8 @@ class _CutBasis:
     Attributes
     ----------
     first_shell, offset
-        uint64, (Q/2 + 1,): where the series of each frequency begins, and where it is kept.
+        uint64, (Q/2 + 1,): where the series of each frequency begins, which is beyond all shells
+        where there are no terms, and where it is kept.
     n_kept
         Complex numbers of the series that are kept.
     last_q
@@ -467,13 +481,11 @@ class _CutBasis:
     rows: np.ndarray
 
     @classmethod
-    def of_rows(
-        cls, rows: np.ndarray, first_term: np.ndarray, first_shell: np.ndarray, half: int
-    ) -> _CutBasis:
+    def of_rows(cls, rows: np.ndarray, first_term: np.ndarray, half: int) -> _CutBasis:
         n_shells = rows.shape[1]
         first = np.full(half + 1, n_shells)
         has_terms = np.flatnonzero(np.diff(first_term) > 0)
-        first[has_terms] = first_shell[has_terms]
+        first[has_terms] = 0
         offset = np.concatenate([[0], np.cumsum(n_shells - first)])
         pieces, parts, n_before = [], [], 0
         for q in has_terms:
@@ -481,7 +493,7 @@ class _CutBasis:
             for few in np.array_split(terms, -(-len(terms) // _N_TERMS)):
                 pieces.append([q, len(few), n_before, few[0]])
                 # Twice, since half of the circle is summed
-                parts.append(2 * rows[few, first[q] :].T.ravel())
+                parts.append(2 * rows[few].T.ravel())
                 n_before += parts[-1].size
         last_q = [
             max(np.flatnonzero(first < min(shell + _N_SHELLS, n_shells)), default=-1)
@@ -526,9 +538,6 @@ class ImageTerms:
         L, Å.
     n_frequencies
         Take the lowest angular frequencies only; all of the basis where it is not given.
-    first_shell
-        (frequencies of the basis,): the first shell where templates have power at each frequency.
-        Lower ones are not summed. All are where it is not given.
 
     Raises
     ------
@@ -543,22 +552,20 @@ class ImageTerms:
         box_size_A: float,
         *,
         n_frequencies: int | None = None,
-        first_shell: np.ndarray | None = None,
     ) -> None:
         _check_basis(basis, polar)
         first_term = np.asarray(basis.first_term, np.int64)
         if n_frequencies is not None:
             first_term = first_term[: n_frequencies + 1]
-        if first_shell is None:
-            first_shell = np.zeros(len(first_term) - 1, np.int64)
         rows = basis.rows[: first_term[-1]].to(torch.float64).cpu().numpy()
-        first_shell = np.asarray(first_shell)[: len(first_term) - 1]
-        _check_frequencies(first_term, first_shell, rows.shape[1])
+        if not len(rows):
+            msg = "the basis has no terms at these frequencies. Take more of them."
+            raise UsageError(msg)
         self.n_terms = len(rows)
         self._grid = len(polar.radius_shells), len(polar.theta_shell)
         self._n_shells, self._half = rows.shape[1], self._grid[1] // 2
         self._circle = _HalfCircle.of_angles(self._grid[1])
-        self._basis = _CutBasis.of_rows(rows, first_term, first_shell, self._half)
+        self._basis = _CutBasis.of_rows(rows, first_term, self._half)
         slope = np.zeros(_N_SHELLS * len(self._basis.last_q))
         # Half turns for each Å
         slope[: self._n_shells] = 4 * polar.radius_shells[: self._n_shells] / box_size_A
@@ -572,7 +579,7 @@ class ImageTerms:
         image: Complex[np.ndarray, "n_shells n_inplanes"],
         ctf: Float[np.ndarray, "n_shells n_inplanes"],
         displacements_A: Float[np.ndarray, "n_displacements 2"],
-        out: Float[np.ndarray, "2 n_blocks n_terms 16"] | None = None,
+        factor: np.float32 = _ONE,
     ) -> tuple[Float[np.ndarray, "n_blocks n_terms 16"], Float[np.ndarray, "n_blocks n_terms 16"]]:
         """Compute the terms of one image, in the calling thread.
 
@@ -584,9 +591,8 @@ class ImageTerms:
             Its contrast transfer function.
         displacements_A
             δx and δy, Å.
-        out
-            Where to put the result; contiguous float32, best from `aligned_zeros`. New memory can
-            cost as much as the work.
+        factor
+            What to multiply the image by.
 
         Returns
         -------
@@ -600,67 +606,17 @@ class ImageTerms:
             Where arrays do not fit the grid or each other.
         """
         self._check(image.shape, ctf.shape, displacements_A.shape)
-        out = self._memory(out, displacements_A)
-        self._run(image, ctf, displacements_A, out)
+        out = aligned(2, -(-len(displacements_A) // N_LANES), self.n_terms, N_LANES)
+        _fill_terms(
+            _as_compiled(image, np.complex64).view(np.float32),
+            _as_compiled(ctf, np.float32),
+            factor,
+            self.constants,
+            _as_compiled(displacements_A, np.float64),
+            self.scratch(),
+            out.ravel(),
+        )
         return out[0], out[1]
-
-    def of_images(
-        self,
-        images: Complex[np.ndarray, "n_images n_shells n_inplanes"],
-        ctf: Float[np.ndarray, "n_images n_shells n_inplanes"],
-        displacements_A: Float[np.ndarray, "... n_displacements 2"],
-        out: Float[np.ndarray, "n_images 2 n_blocks n_terms 16"] | None = None,
-        *,
-        n_threads: int | None = None,
-    ) -> tuple[
-        Float[np.ndarray, "n_images n_blocks n_terms 16"],
-        Float[np.ndarray, "n_images n_blocks n_terms 16"],
-    ]:
-        """Compute the terms of images.
-
-        Parameters
-        ----------
-        images
-            Their polar transforms.
-        ctf
-            Their contrast transfer functions.
-        displacements_A
-            δx and δy, Å, (n_displacements, 2): of all images, or (n_images, n_displacements, 2).
-        out
-            As for a call.
-        n_threads
-            Threads to share images among; all cores that the process may use where it is not given.
-
-        Returns
-        -------
-        tuple of ndarray
-            As for a call, for all images.
-
-        Raises
-        ------
-        UsageError
-            Where arrays do not fit the grid or each other.
-        """
-        n = len(images)
-        if displacements_A.ndim == 2:
-            displacements_A = np.broadcast_to(displacements_A, (n, *displacements_A.shape))
-        if not n == len(ctf) == len(displacements_A):
-            msg = f"there are {n} images, {len(ctf)} CTFs, {len(displacements_A)} sets of shifts."
-            raise UsageError(msg)
-        self._check(images.shape[1:], ctf.shape[1:], displacements_A.shape[1:])
-        memory = self._memory(out, displacements_A)
-
-        def work(i: int) -> None:
-            self._run(images[i], ctf[i], displacements_A[i], memory[i])
-
-        n_threads = min(n_usable_cores() if n_threads is None else n_threads, n)
-        if n_threads <= 1:
-            for i in range(n):
-                work(i)
-        else:
-            with single_threaded_workers(n_threads) as workers:
-                list(workers.map(work, range(n)))
-        return memory[:, 0], memory[:, 1]
 
     def _check(
         self, image: tuple[int, ...], ctf: tuple[int, ...], displacements: tuple[int, ...]
@@ -675,18 +631,18 @@ class ImageTerms:
             msg = f"displacements of an image have shape {displacements}. Give (n, 2), n ≥ 1."
             raise UsageError(msg)
 
-    def _memory(self, out: np.ndarray | None, displacements_A: np.ndarray) -> np.ndarray:
-        """Check what was given to put the result into, or make it."""
-        *n, n_displacements, _ = displacements_A.shape
-        shape = *n, 2, -(-n_displacements // N_LANES), self.n_terms, N_LANES
-        if out is None:
-            return _aligned(*shape)
-        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            msg = f"out must be contiguous float32 of shape {shape}"
-            raise UsageError(msg)
-        return out
+    @cached_property
+    def constants(self) -> tuple[Any, ...]:
+        """What `fill_terms` takes."""
+        basis = self._basis
+        of_basis = (
+            *(basis.last_q, basis.first_shell, basis.offset, self._n_shells),
+            *(basis.pieces, basis.rows, self.n_terms),
+        )
+        circle = self._circle.dft, self._circle.n_of_parity
+        return self._slope, self._direction, circle, of_basis
 
-    def _scratch(self) -> tuple[np.ndarray, ...]:
+    def scratch(self) -> tuple[np.ndarray, ...]:
         """Memory that a thread uses again and again: new memory would cost more than the work."""
         held: tuple[np.ndarray, ...] | None = getattr(self._of_thread, "held", None)
         if held is None:
@@ -703,34 +659,6 @@ class ImageTerms:
             self._of_thread.held = held
         return held
 
-    def _run(
-        self,
-        image: np.ndarray,
-        ctf: np.ndarray,
-        displacements_A: np.ndarray,
-        out: np.ndarray,
-    ) -> None:
-        basis, circle = self._basis, self._circle
-        _terms(
-            _as_compiled(image, np.complex64).view(np.float32),
-            _as_compiled(ctf, np.float32),
-            self._slope,
-            _as_compiled(displacements_A, np.float64),
-            self._direction,
-            (circle.dft, circle.n_of_parity),
-            (
-                basis.last_q,
-                basis.first_shell,
-                basis.offset,
-                self._n_shells,
-                basis.pieces,
-                basis.rows,
-                self.n_terms,
-            ),
-            self._scratch(),
-            out.ravel(),
-        )
-
 
 def _check_basis(basis: RadialBasis, polar: PolarPoints) -> None:
     grid = len(polar.radius_shells), len(polar.theta_shell)
@@ -743,14 +671,4 @@ def _check_basis(basis: RadialBasis, polar: PolarPoints) -> None:
             f"the basis has {n_frequencies} frequencies on {n_shells} shells, but images are on "
             f"{grid[0]} shells of {grid[1]} angles. Make both with the same descriptor."
         )
-        raise UsageError(msg)
-
-
-def _check_frequencies(first_term: np.ndarray, first_shell: np.ndarray, n_shells: int) -> None:
-    if first_term[-1] == 0:
-        msg = "the basis has no terms at these frequencies. Take more of them."
-        raise UsageError(msg)
-    is_shell = (first_shell >= 0) & (first_shell < n_shells)
-    if len(first_shell) != len(first_term) - 1 or not is_shell.all():
-        msg = f"first_shell must be one shell below {n_shells} for each frequency."
         raise UsageError(msg)

@@ -26,7 +26,7 @@ from cryolike.scoring.comparison import (
 )
 from cryolike.scoring.compiled_comparison import CompiledComparison
 from cryolike.scoring.displacements import Displacements
-from cryolike.scoring.fast import BestPoses, FastSearch, best_poses
+from cryolike.scoring.fast import BestPoses, FastSearch, best_pose, best_poses
 from cryolike.scoring.poses import Poses, PoseScores
 from cryolike.scoring.refine import Refinement
 from cryolike.scoring.template_terms import TemplateTerms
@@ -41,8 +41,8 @@ SearchMode = Literal["fast", "exact"]
 _WIDEST_PRIOR_NATS = 25.0
 """Range of the logarithm of a prior over displacements that compiled code allows for."""
 
-_POSES_AT_ONCE = 64
-"""Poses whose images are made together."""
+_POSES_AT_ONCE = 4
+"""Poses whose images are made together: as many as the cache of a processor holds."""
 
 _TOO_GOOD = 0.999
 """Correlation above which single precision does not tell what noise there is."""
@@ -246,17 +246,17 @@ class PoseSearch:
         least = np.minimum(math.cos(within_rad), cosine.max(axis=1, initial=-1))
         views = [np.flatnonzero(row >= limit) for row, limit in zip(cosine, least, strict=True)]
         centre_A = np.stack([near.shift_x_A, near.shift_y_A], axis=1)
-        found = self._comparison.best_of_chosen(
-            moments.take(known),
-            [self._delta_A + centre_A[i] for i in known],
-            [self.displacements.log_prior] * len(known),
-            views,
-        )
-        log_weights = np.log(self.templates.views.weights)
-        parts = [
-            best_poses(scores, log_weights[chosen], chosen, centre_A[i])
-            for i, scores, chosen in zip(known, found, views, strict=True)
-        ]
+        log_weights, log_prior = np.log(self.templates.views.weights), self.displacements.log_prior
+
+        arrays = self._comparison.arrays(moments.take(known))
+
+        def compare(i: int) -> BestPoses:
+            centre, chosen = centre_A[known[i]], views[i]
+            delta_A = self._delta_A + centre
+            found = self._comparison.best_of_chosen(arrays, i, delta_A, log_prior, chosen)
+            return best_pose(found, log_weights[chosen], chosen, centre)
+
+        parts = self._comparison.each(compare, len(known))
         rest = np.flatnonzero(~is_known)
         if len(rest):
             parts.append(self._best_anywhere(moments.take(rest)))
@@ -322,19 +322,20 @@ class PoseSearch:
         return x, likelihoods
 
     def _at_few_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
-        grid, n_angles = self._grid, self.descriptor.polar_grid.n_inplanes
+        grid, n_angles = self._grid.half_circle(), self.descriptor.polar_grid.n_inplanes
         inplane = torch.tensor(best.inplane, device=self.device)
-        angle = torch.arange(n_angles, device=self.device) - inplane[:, None]
+        n_kept = len(grid.theta_shell)
+        angle = torch.arange(n_kept, device=self.device) - inplane[:, None]
         turned = (
             self.templates.images[best.view]
             .to(self.device)
             .take_along_dim((angle % n_angles)[:, None, :], dim=-1)
         )
-        shift = displaced(self._shift_A(best), grid).to(self.device)
-        seen = turned * moments.ctf * shift
+        shift = displaced(self._shift_A(best), grid, turned.dtype, self.device)
+        seen = turned * moments.ctf[..., :n_kept] * shift
         i_xx = grid.sum(seen, seen)
-        x = grid.sum(seen, moments.images) / (i_xx * moments.i_yy).sqrt()
-        u = grid.sum(grid.ones.to(self.device), seen) / (i_xx * grid.i_ss).sqrt()
+        x = grid.sum(seen, moments.images[..., :n_kept]) / (i_xx * moments.i_yy).sqrt()
+        u = grid.sum(grid.ones.to(seen), seen) / (i_xx * grid.i_ss).sqrt()
         return x, likelihood.log_likelihood_of_pose(x, u, moments.v, i_xx, grid.n_compared)
 
     def _shift_A(self, best: BestPoses) -> np.ndarray:

@@ -81,6 +81,10 @@ class Band:
         """All of a grid."""
         return cls(polar.n_shells, polar.n_inplanes, polar.n_inplanes // 2 + 1)
 
+    def with_angles(self, n_angles: int, polar: PolarGrid) -> Self:
+        """Compare at other angles, of which the grid has as many at least."""
+        return replace(self, n_angles=min(_smooth(n_angles), polar.n_inplanes))
+
     @classmethod
     def limited(
         cls, templates: Tensor, polar: PolarGrid, fraction: float, loss: float = 1e-3
@@ -198,7 +202,13 @@ class TemplateTerms:
     power_step: int
 
     @classmethod
-    def of_templates(cls, templates: Tensor, polar: PolarGrid, band: Band | None = None) -> Self:
+    def of_templates(
+        cls,
+        templates: Tensor,
+        polar: PolarGrid,
+        band: Band | None = None,
+        tolerance: float | None = None,
+    ) -> Self:
         """Compress templates.
 
         Parameters
@@ -209,6 +219,9 @@ class TemplateTerms:
             Their grid.
         band
             Compare only these shells and angular frequencies.
+        tolerance
+            Share of the templates' power that may be left out; by default no more than rounding
+            does.
 
         Returns
         -------
@@ -219,7 +232,7 @@ class TemplateTerms:
         weight = torch.tensor(polar.point_weight_shells[: band.n_shells], device=templates.device)
         # Fewer angles stand for more of the circle each
         weight = weight * (band.n_angles / polar.n_inplanes)
-        basis = _basis(templates, weight, band)
+        basis = _basis(templates, weight, band, tolerance)
         step = 2 if polar.n_inplanes % 2 == 0 else 1
         terms, power = [], []
         for few in _batches(templates[:, : band.n_shells]):
@@ -237,7 +250,7 @@ def _batches(templates: Tensor) -> Iterator[Tensor]:
         yield templates[start : start + n_at_once]
 
 
-def _basis(templates: Tensor, weight: Tensor, band: Band) -> RadialBasis:
+def _basis(templates: Tensor, weight: Tensor, band: Band, tolerance: float | None) -> RadialBasis:
     """Find what templates span at each angular frequency, up to rounding.
 
     The covariance over views is real but for how views are sampled: the mirror image of a
@@ -253,7 +266,9 @@ def _basis(templates: Tensor, weight: Tensor, band: Band) -> RadialBasis:
         rows = rows.to(torch.float64) * root[:, None]
         covariance.baddbmm_(rows, rows.mT)
     power, functions = torch.linalg.eigh(covariance)
-    kept = _strongest(power.clamp_min(0), _TOLERANCE[templates.dtype])
+    if tolerance is None:
+        tolerance = _TOLERANCE[templates.dtype]
+    kept = _strongest(power.clamp_min(0), tolerance)
     n_terms = np.zeros(band.n_angles // 2 + 1, dtype=np.int64)
     n_terms[: band.n_frequencies] = kept.sum(dim=1).cpu().numpy()
     return RadialBasis(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from cryolike.physics.likelihood import log_likelihood_of_pose
-from cryolike.scoring.comparison import ComparedGrid, ImageMoments, ViewScores, displaced
+from cryolike.scoring.comparison import (
+    BestOfViews,
+    ComparedGrid,
+    Found,
+    ImageMoments,
+    ViewScores,
+    displaced,
+)
 from cryolike.scoring.template_terms import TemplateTerms, angular_spectrum
 from cryolike.scoring.turned_power import TurnedPower
 
@@ -97,7 +104,7 @@ class TensorComparison:
         """
         n_views = len(self.terms.terms) if views is None else len(views)
         n_rows, n_columns = self._tile_size(len(moments), len(delta_A), n_views)
-        shift_back = displaced(-delta_A, self.grid).to(self._device, self._ones.dtype)
+        shift_back = displaced(-delta_A, self.grid, self._ones.dtype, self._device)
         first = 0
         while first < len(moments):
             rows = slice(first, min(first + n_rows, len(moments)))
@@ -127,30 +134,41 @@ class TensorComparison:
         """Compare images with all views; see `comparison.Comparison`."""
         return self._best(moments, delta_A, log_prior, None, len(self.terms.terms))
 
-    def best_of_cells(self, moments: ImageMoments, delta_A: np.ndarray) -> Tensor:
+    def arrays(self, moments: ImageMoments) -> ImageMoments:
+        """Nothing has to be prepared; see `comparison.Comparison`."""
+        return moments
+
+    def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
+        """Do something for each number below n, in turn."""
+        return [work(i) for i in range(n)]
+
+    def best_of_cells(
+        self, arrays: ImageMoments, i: int, delta_A: np.ndarray, views: np.ndarray
+    ) -> np.ndarray:
         """Find the largest cross-correlations over angles; see `comparison.Comparison`."""
-        shape = len(moments), len(self.terms.terms), len(delta_A)
-        best = torch.empty(shape, dtype=self._ones.real.dtype, device=self._device)
-        for tile in self.tiles(moments, delta_A):
-            best[tile.rows, tile.views] = tile.x.amax(dim=0).mT
-        return best
+        tiles = self.tiles(arrays.take(slice(i, i + 1)), delta_A, views)
+        best = torch.cat([tile.x.amax(dim=(0, 1)).mT for tile in tiles])
+        found: np.ndarray = best.cpu().numpy()
+        return found
 
     def best_of_chosen(
         self,
-        moments: ImageMoments,
-        delta_A: list[np.ndarray],
-        log_prior: list[np.ndarray],
-        views: list[np.ndarray],
-    ) -> list[ViewScores]:
-        """Compare each image with views and displacements of its own."""
-        return [
-            self._best(moments.take(slice(i, i + 1)), *chosen, len(chosen[2]))
-            for i, chosen in enumerate(zip(delta_A, log_prior, views, strict=True))
-        ]
+        arrays: ImageMoments,
+        i: int,
+        delta_A: np.ndarray,
+        log_prior: np.ndarray,
+        views: np.ndarray,
+    ) -> BestOfViews:
+        """Compare an image with some of the views; see `comparison.Comparison`."""
+        image = arrays.take(slice(i, i + 1))
+        found = self._best(image, delta_A, log_prior, views, len(views))
+        return BestOfViews(
+            **{name: column[0].cpu().numpy() for name, column in vars(found).items()}
+        )
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
         """Terms of one image; see `comparison.Comparison`."""
-        shift_back = displaced(-delta_A, self.grid).to(self._device, self._ones.dtype)
+        shift_back = displaced(-delta_A, self.grid, self._ones.dtype, self._device)
         of_images = (moments.images[0] * moments.ctf[0]) * shift_back
         terms: np.ndarray = self.terms.basis.compress(angular_spectrum(of_images)).cpu().numpy()
         return terms
@@ -210,7 +228,7 @@ class TensorComparison:
     ) -> Tile:
         n_displacements = len(prepared.of_images) // len(moments)
         shape = (-1, len(moments), n_displacements, columns.stop - columns.start)
-        power, _ = self._power(moments.ctf, views=views)
+        power, _ = self._power(moments.ctf_series, views=views)
         i_xx = power.permute(2, 0, 1).repeat(self.terms.power_step, 1, 1)[:, :, None, :]
         x = self._inner_products(prepared.of_images, views).reshape(shape)
         x *= (i_xx * moments.i_yy.to(i_xx.dtype)[:, None, None]).rsqrt()
