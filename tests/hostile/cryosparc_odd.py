@@ -184,7 +184,7 @@ ACCEPTED = [
             alignments3D__pose=np.ones((5, 3), np.float32),
             alignments_class_1__pose=np.ones((5, 3), np.float32),
         ),
-        notes=["Poses (alignments3D, alignments_class_1) are not read."],
+        notes=["Poses (alignments_class_1) are not read."],
     ),
     Accepted(
         id="92-image-named-twice",

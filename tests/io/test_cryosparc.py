@@ -303,16 +303,6 @@ def test_repeated_uids_are_noted(tmp_path: Path) -> None:
     assert any("1 of 6" in w and "uid" in w for w in warnings_of(table))
 
 
-def test_poses_are_noted_as_not_read(tmp_path: Path) -> None:
-    """Alignments are named in a note; the table has no poses."""
-    pose = {"alignments3D/pose": np.ones((N_ROWS, 3), dtype=np.float32)}
-    table = read_cryosparc(save(tmp_path / "a.cs", whole() | pose))
-    notes = [notice.message for notice in table.notices if notice.level == "note"]
-    assert any("alignments3D" in note for note in notes)
-    assert not table.has_poses
-    assert warnings_of(table) == []
-
-
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

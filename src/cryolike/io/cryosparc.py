@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryolike.errors import MetadataError, Notice, Problem
 from cryolike.io.columns import Column, build_table, row_problem
@@ -28,10 +29,13 @@ from cryolike.io.cs_file import (
     IMAGE_INDEX,
     IMAGE_PATH,
     OPTICS_GROUP,
+    POSE,
+    POSE_PIXEL_SIZE,
     REQUIRED_CTF,
     REQUIRED_IMAGE,
     ROWS_AT_ONCE,
     SCALE,
+    SHIFT,
     CsRecords,
     join_by_uid,
     join_found,
@@ -41,6 +45,7 @@ from cryolike.io.cs_file import (
     search_files,
 )
 from cryolike.particles import UNREADABLE_IMAGE, ParticleTable
+from cryolike.physics.rotations import euler_angles
 
 __all__ = ["build_particles", "read_cryosparc"]
 
@@ -127,17 +132,18 @@ def build_particles(
 ) -> ParticleTable:
     """Make the table from joined columns and what is known of the images."""
     has_pixel_size = FIELDS["pixel_size_A"] in records.columns
+    poses, pose_problems, pose_notices = _poses(records)
     table = build_table(
         kind=kind,
         metadata_file=records.path,
         n_rows=records.n_rows,
-        columns=_quantities(records),
+        columns=_quantities(records) | poses,
         place=_place(records),
         names=FIELDS,
         fields_present=_abridged(records.fields),
         missing_remedy=_remedy_missing(kind, rejected),
-        problems=problems,
-        notices=[*records.notices, *_notices(records)],
+        problems=[*problems, *pose_problems],
+        notices=[*records.notices, *_notices(records), *pose_notices],
         pixel_size_source=FIELDS["pixel_size_A"] if has_pixel_size else "",
         uid=_column_as(records, "uid", np.uint64),
         class_label=_labels(records, CLASSES),
@@ -281,6 +287,72 @@ def _no_image_fields(
     return MetadataError(problem)
 
 
+# Poses
+
+
+def _poses(records: CsRecords) -> tuple[dict[str, Column], list[Problem], list[Notice]]:
+    """Give angles and origins by the table's names; what is wrong with them, or doubtful."""
+    columns: dict[str, Column] = {}
+    problems: list[Problem] = []
+
+    def add(names: tuple[str, ...], values: np.ndarray, field: str) -> None:
+        text = _text_of(records.columns[field])
+        for name, column in zip(names, values.T, strict=True):
+            columns[name] = Column(label=field, values=column, text=text)
+
+    if POSE in records.columns:
+        vectors, problems = _finite(records, POSE)
+        add(("rot_rad", "tilt_rad", "psi_rad"), _euler_rad(vectors), POSE)
+    origins_A, found, notices = _origins_A(records)
+    if origins_A is not None:
+        add(("origin_x_A", "origin_y_A"), origins_A, SHIFT)
+    return columns, problems + found, notices
+
+
+def _finite(records: CsRecords, field: str) -> tuple[np.ndarray, list[Problem]]:
+    """Give vectors, those that are not finite as zeros, with the problem of these."""
+    vectors = records.columns[field].astype(np.float64)
+    bad = np.isfinite(vectors).sum(axis=1) < vectors.shape[1]
+    vectors[bad] = 0
+    return vectors, _rows(records, bad, field, "is not finite")
+
+
+def _euler_rad(vectors: np.ndarray) -> np.ndarray:
+    """Make RELION's angles, (n, 3), of rotation vectors.
+
+    A vector's rotation takes the frame of the image to the reference: RELION's matrix is its
+    inverse.
+    """
+    angles = np.empty_like(vectors)
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        matrices = Rotation.from_rotvec(vectors[part]).as_matrix()
+        angles[part] = euler_angles(matrices.swapaxes(1, 2))
+    return angles
+
+
+def _origins_A(records: CsRecords) -> tuple[np.ndarray | None, list[Problem], list[Notice]]:
+    """Give RELION's origins, (n, 2), if there are shifts whose pixels are known."""
+    if SHIFT not in records.columns:
+        return None, [], []
+    shifts, problems = _finite(records, SHIFT)
+    is_shifted: np.ndarray = (shifts != 0).any(axis=1)
+    notices: list[Notice] = []
+    of_image = FIELDS["pixel_size_A"]
+    unit = POSE_PIXEL_SIZE if POSE_PIXEL_SIZE in records.columns else of_image
+    if unit not in records.columns:
+        text = f"{SHIFT} is not read: neither {POSE_PIXEL_SIZE} nor {of_image} gives its unit."
+        return None, problems, [Notice(text)] if is_shifted.any() else []
+    size_A = records.columns[unit].astype(np.float64)
+    is_size = np.isfinite(size_A) & (size_A > 0)
+    if unit == POSE_PIXEL_SIZE:
+        bad: np.ndarray = is_shifted & ~is_size
+        problems += _rows(records, bad, unit, f"is no pixel size, so {SHIFT} has no unit")
+    elif is_shifted.any():
+        notices.append(Notice(f"{POSE_PIXEL_SIZE} is missing: {SHIFT} taken as pixels of {unit}."))
+    return shifts * np.where(is_size, size_A, 0)[:, None], problems, notices
+
+
 # What is allowed but doubtful, or not used
 
 
@@ -292,7 +364,8 @@ def _notices(records: CsRecords) -> list[Notice]:
     box = _box(records)
     if box is not None and (n := int((box == 0).sum())):
         noted.append(Notice(f"{BOX} is not square in {n:,} of {len(box):,} rows: not used there."))
-    groups = [field.split("/")[0] for field in records.fields if field.endswith("/pose")]
+    poses = [field for field in records.fields if field.endswith("/pose") and field != POSE]
+    groups = [field.split("/")[0] for field in poses]
     if groups:
         noted.append(Notice(f"Poses ({', '.join(groups)}) are not read.", "note"))
     return noted
@@ -332,9 +405,12 @@ def _numeric(records: CsRecords, field: str) -> np.ndarray | None:
 def _degrees(records: CsRecords) -> list[Notice]:
     """Doubt angles beyond what programs leave unwrapped."""
     noted = []
-    for field, turns in (("ctf/df_angle_rad", 2), ("ctf/phase_shift_rad", 1)):
+    for field, turns in (("ctf/df_angle_rad", 2), ("ctf/phase_shift_rad", 1), (POSE, 1)):
         column = records.columns.get(field)
-        if column is not None and (n := int((np.abs(column) > turns * 2 * np.pi).sum())):
+        if column is None:
+            continue
+        size = np.abs(column.reshape(len(column), -1)).max(axis=1)
+        if n := int((np.isfinite(size) & (size > turns * 2 * np.pi)).sum()):
             noted.append(
                 Notice(
                     f"{field} looks like degrees: beyond ±{2 * turns}π in {n:,} of "

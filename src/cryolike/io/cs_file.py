@@ -62,6 +62,9 @@ REQUIRED_IMAGE = (IMAGE_PATH, IMAGE_INDEX)
 CLASSES = ("alignments3D/class", "alignments2D/class")
 OPTICS_GROUP = "ctf/exp_group_id"
 BOX = "blob/shape"
+POSE, SHIFT, POSE_PIXEL_SIZE = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+"""Orientation, displacement, and the pixel size that displacements are counted in."""
+
 IGNORED = {
     "ctf/shift_A": "image shift by aberration",
     "ctf/tilt_A": "beam tilt",
@@ -78,6 +81,9 @@ _USED = frozenset(
         *CLASSES,
         OPTICS_GROUP,
         BOX,
+        POSE,
+        SHIFT,
+        POSE_PIXEL_SIZE,
         *IGNORED,
         ANISOMAG,
         BFACTOR,
@@ -86,6 +92,8 @@ _USED = frozenset(
 )
 _INTEGERS = frozenset({"uid", IMAGE_INDEX})
 _NUMBERS = frozenset({*FIELDS.values(), *AMPLITUDE_CONTRAST, *CLASSES, OPTICS_GROUP})
+_FLOATS: dict[str, tuple[int, ...]] = {POSE: (3,), SHIFT: (2,), POSE_PIXEL_SIZE: ()}
+"""Floating-point fields, by the shape of a row's value."""
 
 _GROUPS = frozenset(field.split("/")[0] for field in _USED) - {"uid"}
 """Result groups of a .csg that hold something used here."""
@@ -272,10 +280,13 @@ def _check_types(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Refuse columns whose type cannot hold what their name says."""
     problems = []
     for field, column in columns.items():
+        shape = _FLOATS.get(field, ())
         if field in _INTEGERS:
             right, wanted = column.dtype.kind in "iu", "integers"
         elif field in _NUMBERS:
             right, wanted = column.dtype.kind in "iuf", "numbers"
+        elif field in _FLOATS:
+            right, wanted = column.dtype.kind == "f", "floating-point numbers"
         elif field == IMAGE_PATH:
             right, wanted = (
                 column.dtype.kind in "SU" and _is_unicode(column),
@@ -283,11 +294,11 @@ def _check_types(path: Path, columns: Mapping[str, np.ndarray]) -> None:
             )
         else:
             continue
-        if not right or column.ndim != 1:
+        if not right or column.shape[1:] != shape:
             problems.append(
                 Problem(
                     message=f"{field} is of type {column.dtype}{list(column.shape[1:]) or ''}, "
-                    f"expected {wanted}, one a row",
+                    f"expected {wanted}, {shape[0] if shape else 'one'} a row",
                     remedy="Give the file as cryoSPARC wrote it.",
                     file=str(path),
                 )

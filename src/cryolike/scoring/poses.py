@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["PoseScores", "Poses"]
+__all__ = ["PoseScores", "Poses", "RefinedPoses"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +34,20 @@ class Poses:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class RefinedPoses(Poses):
+    """Poses between those of the grids.
+
+    Parameters
+    ----------
+    has_peak
+        Whether the cross-correlation has a peak near the best pose of the grids, bool, (n_images,).
+        Where it has none, as where the noise is too strong, the pose is that of the grids.
+    """
+
+    has_peak: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PoseScores:
     """Best poses of images, and their likelihoods under one structure.
 
@@ -42,7 +56,8 @@ class PoseScores:
     Parameters
     ----------
     poses
-        The best poses: those of the largest cross-correlation.
+        The best poses: those of the largest cross-correlation. `RefinedPoses` where they were
+        refined.
     cross_correlation
         Of the best poses.
     view, inplane, displacement

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryolike.testing.meaning import Meaning
 
@@ -31,8 +32,9 @@ _NOT_READ: dict[str, tuple[str, tuple[int, ...]]] = {
     "ctf/trefoil_A": ("f4", (2,)),
     "ctf/tetra_A": ("f4", (4,)),
     "ctf/anisomag": ("f4", (4,)),
-    "alignments3D/pose": ("f4", (3,)),
-    "alignments3D/shift": ("f4", (2,)),
+    "alignments2D/pose": ("f4", ()),
+    "alignments_class_0/pose": ("f4", (3,)),
+    "alignments_class_0/shift": ("f4", (2,)),
     "location/micrograph_path": ("S", ()),
     "location/exp_group_id": ("u4", ()),
     "blob/import_sig": ("u8", ()),
@@ -111,6 +113,7 @@ def make_cs_file(
     names = maker.images(stacks)
     maker.ctf()
     maker.others(pixel_size_A)
+    maker.poses()
     content, passthrough = maker.files(whole_groups=whole_groups)
     return CsFile(
         content=content,
@@ -202,6 +205,34 @@ class _CsMaker:
             code, shape = _NOT_READ[name]
             values: Any = np.full((n_rows, *shape), random.choice((0, 1)))
             self.fields[name] = values.astype("S4" if code == "S" else self.order() + code)
+
+    def poses(self) -> None:
+        """Add orientations and shifts, or one of them, or none."""
+        random, n_rows = self.random, self.n_rows
+        if random.random() < 0.4:
+            # Away from zero, where no relative precision could be asked for
+            angles = [[random.uniform(0.8, 2.3) for _ in range(3)] for _ in range(n_rows)]
+            vectors = Rotation.from_euler("ZYZ", angles).as_rotvec()
+            written = vectors.astype(self.order() + random.choice(("f4", "f8")))
+            self.fields["alignments3D/pose"] = written
+            read = Rotation.from_rotvec(written.astype(np.float64)).as_euler("ZYZ")
+            self.columns |= zip(("rot_rad", "tilt_rad", "psi_rad"), read.T, strict=True)
+        if random.random() < 0.4:
+            self.shifts()
+
+    def shifts(self) -> None:
+        """Add shifts, in pixels of their own or of the images, if these are known."""
+        random, n_rows = self.random, self.n_rows
+        shifts = [[random.uniform(-9, 9) for _ in range(2)] for _ in range(n_rows)]
+        written = np.array(shifts, dtype=self.order() + "f4")
+        self.fields["alignments3D/shift"] = written
+        sizes_A = self.columns["pixel_size_A"]
+        if random.random() < 0.6:
+            sizes_A = np.array([random.choice((0.5, 2.0, 4.25)) for _ in range(n_rows)])
+            self.fields["alignments3D/psize_A"] = sizes_A.astype(self.order() + "f4")
+        if np.isfinite(sizes_A).all():
+            origins_A = written * sizes_A[:, None]
+            self.columns |= zip(("origin_x_A", "origin_y_A"), origins_A.T, strict=True)
 
     def order(self) -> str:
         """Choose a byte order."""
