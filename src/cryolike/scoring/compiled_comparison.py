@@ -176,8 +176,10 @@ class CompiledComparison:
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
         """Terms of one image; see `comparison.Comparison`."""
         parts = self._terms_of_images(moments.images[0].numpy(), moments.ctf[0].numpy(), delta_A)
-        lanes = [part.swapaxes(1, 2).reshape(-1, part.shape[1])[: len(delta_A)] for part in parts]
-        return lanes[0] + 1j * lanes[1]
+        n_blocks, n_terms, _ = parts[0].shape
+        terms = np.empty((n_blocks, N_LANES, n_terms), np.complex64)
+        terms.real, terms.imag = (part.swapaxes(1, 2) for part in parts)
+        return terms.reshape(-1, n_terms)[: len(delta_A)]
 
     def _in_threads(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         if self._n_threads == 1:

@@ -56,7 +56,7 @@ _NATS_KEPT = 10.0
 _NATS_HIDDEN = 4.0
 """What a pose may lack to the best so that it is worth looking for where it may hide."""
 
-_NOISE_KEPT, _NOISE_HIDDEN = 2.0, 0.5
+_NOISE_KEPT, _NOISE_HIDDEN = 3.0, 2.0
 """Standard deviations by which noise may hide the former and the latter."""
 
 _LARGEST_SHARE = 0.2

@@ -60,8 +60,7 @@ class PoseSearch:
     mode
         'exact' compares with all templates in all poses. 'fast' looks everywhere at low resolution
         first and then in full where an image may be; images for which that would leave out more
-        than 0.03 nats, by estimate, are compared with everything. With little noise and coarse
-        views the estimate can be too small.
+        than 0.03 nats, by estimate, are compared with everything.
     refine
         Whether to give poses between those of the grids, where the cross-correlation near the best
         one peaks. Correlations and likelihoods are those of the grids all the same.
@@ -78,7 +77,8 @@ class PoseSearch:
     Raises
     ------
     UsageError
-        Where displacements go beyond the box.
+        Where displacements go beyond the box, there is no such mode or way of counting values, or
+        `n_threads` is below 1.
     """
 
     def __init__(
@@ -184,7 +184,8 @@ class PoseSearch:
         common = likelihood.log_likelihood_of_image(
             moments.i_yy.cpu().numpy(), self._grid.i_ss, self._grid.n_compared
         )
-        _warn_of_odd_images(x.cpu().numpy(), optimal.cpu().numpy(), best.integrated)
+        dtype = self.templates.images.dtype
+        _warn_of_odd_images(x.cpu().numpy(), optimal.cpu().numpy(), best.integrated, dtype)
         poses = self._poses(best)
         if self._refine is not None:
             poses = self._refine(moments, best.view, poses)
@@ -384,7 +385,9 @@ def _check_choices(mode: str, counted: str, n_threads: int | None) -> None:
         raise UsageError("\n".join(faults))
 
 
-def _warn_of_odd_images(x: np.ndarray, optimal: np.ndarray, integrated: np.ndarray) -> None:
+def _warn_of_odd_images(
+    x: np.ndarray, optimal: np.ndarray, integrated: np.ndarray, dtype: torch.dtype
+) -> None:
     """Warn of images that are dark where templates are bright, and of images without noise."""
     n_dark = int((integrated > optimal + 1).sum())
     if n_dark:
@@ -395,7 +398,7 @@ def _warn_of_odd_images(x: np.ndarray, optimal: np.ndarray, integrated: np.ndarr
             stacklevel=3,
         )
     n_clean = int((x > _TOO_GOOD).sum())
-    if n_clean:
+    if n_clean and dtype == torch.complex64:
         warnings.warn(
             f"{n_clean} of {len(x)} images hold next to no noise (correlation above "
             f"{_TOO_GOOD:g}): their integrated likelihoods are not accurate in single precision.",
