@@ -18,7 +18,7 @@ import pytest
 import torch
 from tests.builders import SetBuilder
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from cryolike import dataset
 from cryolike.conversion import ConvertOptions, convert, plan_conversion
@@ -578,7 +578,7 @@ def test_data_loader_gives_every_row_once(
 def test_workers_wait_for_no_lock_of_their_parent(build: SetBuilder) -> None:
     """A process that is forked while another thread reads opens the stacks for itself."""
     items = ParticleDataset(relion_table(build))
-    reader, _ = items._open()
+    reader = items._open().reader
     with reader._lock:
         loader: DataLoader[PolarImages] = DataLoader(
             items, 15, num_workers=1, multiprocessing_context="fork", timeout=60
@@ -596,6 +596,91 @@ def test_errors_come_out_of_workers(build: SetBuilder) -> None:
     )
     with pytest.raises(ImageError, match="row 9: "):
         list(loader)
+
+
+def test_batches_are_made_of_items_without_copying(build: SetBuilder) -> None:
+    """What a dataset gives at once is a batch already, for a DataLoader and for a part of it."""
+    table = relion_table(build)
+    items = ParticleDataset(table)
+    some: Any = items.__getitems__([3, 1, 4, 1])
+    batch = default_collate(some)
+    assert isinstance(batch, PolarImages)
+    assert batch.images.data_ptr() == some[0].images.data_ptr()
+    assert batch.row.tolist() == [3, 1, 4, 1]
+    for copied in (default_collate(list(some)), default_collate([items[i] for i in (3, 1, 4, 1)])):
+        assert copied.images.data_ptr() != batch.images.data_ptr()
+        assert_same(copied, batch)
+    assert [int(item.row) for item in some[1:]] == [1, 4, 1]
+    assert int(some[-2].row) == 4
+    with pytest.raises(IndexError):
+        some[4]
+    subset = Subset(items, [14, 3, 0])
+    assert [batch.row.tolist() for batch in DataLoader(subset, 2)] == [[14, 3], [0]]
+
+
+def maps_of_batches() -> set[str]:
+    """Files in memory that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[4] for line in lines if "memfd:cryolike" in line}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_memory_of_workers_is_used_again_only_when_nothing_refers_to_it(build: SetBuilder) -> None:
+    """Batches of workers take turns in a few places; what is kept of them stays as it was."""
+    table = relion_table(build)
+    loader: DataLoader[PolarImages] = DataLoader(
+        ParticleDataset(table), 1, num_workers=1, multiprocessing_context="fork"
+    )
+    used: set[str] = set()
+    for _ in range(2):
+        for batch in loader:
+            used |= maps_of_batches()
+            del batch
+    assert 0 < len(used) < 2 * 8  # each time other workers
+    assert maps_of_batches() == set()
+    kept = [batch.images[0].real.numpy() for batch in loader]
+    assert len(maps_of_batches()) == 15
+    expected = joined(iter_polar(table)).images.real.numpy()
+    for image, row in zip(kept, expected, strict=True):
+        np.testing.assert_allclose(image, row, atol=1e-6)
+
+
+def images_and_rows(items: Any) -> dict[str, Tensor]:
+    """Put together part of the items, in a way of one's own."""
+    batch = default_collate(items)
+    return {"images": batch.images[::2], "row": torch.stack([item.row for item in items])}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_items_can_be_put_together_in_another_way(n_workers: int, build: SetBuilder) -> None:
+    """A function of the caller's gets items, and what it makes of them arrives."""
+    table = relion_table(build)
+    loader: DataLoader[PolarImages] = DataLoader(
+        ParticleDataset(table),
+        4,
+        num_workers=n_workers,
+        multiprocessing_context="fork" if n_workers else None,
+        collate_fn=images_and_rows,
+    )
+    batches: list[Any] = list(loader)
+    whole = joined(iter_polar(table))
+    assert torch.cat([batch["row"] for batch in batches]).tolist() == list(range(15))
+    for first, batch in zip(range(0, 15, 4), batches, strict=True):
+        torch.testing.assert_close(batch["images"], whole.images[first : first + 4 : 2])
+
+
+def test_batches_of_a_dataset_stay_when_others_come(build: SetBuilder) -> None:
+    """In the same process, too, memory is used again only when nothing refers to it."""
+    table = relion_table(build)
+    items = ParticleDataset(table)
+    kept = [batch.images[0].real.numpy() for batch in DataLoader(items, 1)]
+    expected = joined(iter_polar(table)).images.real.numpy()
+    for image, row in zip(kept, expected, strict=True):
+        np.testing.assert_allclose(image, row, atol=1e-6)
+    del kept, image
+    places = {batch.images.data_ptr() for batch in DataLoader(items, 1)}
+    assert len(places) < 5
 
 
 def test_the_iterator_is_one(build: SetBuilder) -> None:

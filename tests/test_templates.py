@@ -32,6 +32,7 @@ from cryolike.simulate import BlobModel, asymmetric_particle, density_map, proje
 from cryolike.store.template_files import TemplateFolder
 from cryolike.templates import (
     TemplateSet,
+    check_structures,
     iter_templates,
     make_templates,
     open_templates,
@@ -212,15 +213,35 @@ def test_model_that_does_not_fit_is_refused() -> None:
         make_templates(large, some_descriptor())
 
 
+def test_too_little_memory_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    """Of the second structure, too; the message names it."""
+    small = np.zeros((4, 4, 4), np.float32)
+    small[1:3, 1:3, 1:3] = 1
+    large = np.random.default_rng(0).normal(size=(24, 24, 24))
+    out = tmp_path / "out"
+    with (
+        pytest.warns(CryoLikeWarning, match="is resampled"),
+        pytest.raises(UsageError, match=r"tensor_1: slices of 24×24×24 voxels need") as caught,
+    ):
+        write_templates([small, large], some_descriptor(), out, memory_bytes=4e5)
+    assert "--memory" in str(caught.value)
+    assert not out.exists()
+
+
+def test_electrons_of_maps_mean_nothing() -> None:
+    """Where no structure is a model, asking for electron scattering is a warning."""
+    settings = AtomSettings(atom_model="electron")
+    values = np.random.default_rng(0).normal(size=(24, 24, 24))
+    with pytest.warns(CryoLikeWarning, match="all structures are maps"):
+        check_structures([values], some_descriptor(), settings)
+
+
 def test_structure_without_density_in_the_box_is_refused() -> None:
     """A map whose density is all outside is an error, not a division by zero."""
     values = np.zeros((64, 64, 64), dtype=np.float32)
     values[:2] = 1
-    with (
-        pytest.warns(CryoLikeWarning, match="is resampled"),
-        pytest.warns(CryoLikeWarning, match="power lies outside"),
-        pytest.raises(ImageError, match="templates are zero"),
-    ):
+    message = r"empty: there is no density in the box: of the map of 192 .* 72 Å are all 0"
+    with pytest.raises(ImageError, match=message):
         make_templates(DensityMap("empty", values, PIXEL_A), some_descriptor())
 
 

@@ -12,32 +12,38 @@ import operator
 import os
 import warnings
 import weakref
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Any, NamedTuple, Self, SupportsIndex
+from typing import Any, NamedTuple, Self, SupportsIndex, overload
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from cryolike.conversion.assembly import rejects_of, unusable_images
+from cryolike.conversion.memory import Memory, SharedMemory, receive, shared_message
 from cryolike.conversion.plan import ConversionPlan, ConvertOptions, plan_conversion
 from cryolike.conversion.run import ImageConverter, contrast_factors, read_rows, resolve_device
 from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import CryoLikeWarning, UsageError
 from cryolike.io.mrc import StackReader
 from cryolike.particles import ParticleTable
-from cryolike.physics.ctf import CtfParameters, ctf_on_polar_grid
+from cryolike.physics.ctf import CtfParameters, PolarCtf
 from cryolike.store.writer import Reject
-from cryolike.threads import single_threaded_workers
+from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["ParticleDataset", "PolarBatches", "PolarImages", "iter_polar"]
+
+_N_KEPT = 2
+"""Batches whose memory a dataset keeps for the next ones."""
 
 
 class PolarImages(NamedTuple):
@@ -67,6 +73,50 @@ class PolarImages(NamedTuple):
     image_mean: Float[Tensor, "*n_images"]
     image_largest: Float[Tensor, "*n_images"]
     polar_norm: Float[Tensor, "*n_images"]
+
+
+class _Items(Sequence[PolarImages]):
+    """The single items of a batch, which are views of it."""
+
+    def __init__(self, batch: PolarImages) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch.row)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> PolarImages: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PolarImages]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> PolarImages | list[PolarImages]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        i = range(len(self))[operator.index(index)]
+        return PolarImages(*(column[i] for column in self.batch))
+
+
+def _collate(items: Sequence[PolarImages], *, collate_fn_map: Any = None) -> PolarImages:
+    """Put items together, as PyTorch's ``default_collate`` does; without copying where they are."""
+    if isinstance(items, _Items):
+        return items.batch
+    columns = zip(*items, strict=True)
+    return PolarImages(*(collate(column, collate_fn_map=collate_fn_map) for column in columns))
+
+
+default_collate_fn_map[PolarImages] = _collate
+
+
+def _reduce(batch: PolarImages) -> tuple[Any, ...]:
+    """Send a batch to another process: without copying where its memory is shared."""
+    message = shared_message(batch)
+    return (PolarImages, tuple(batch)) if message is None else (_received, message)
+
+
+def _received(*message: Any) -> PolarImages:
+    return PolarImages(*receive(*message))
+
+
+ForkingPickler.register(PolarImages, _reduce)
 
 
 class ParticleDataset(Dataset[PolarImages]):
@@ -124,7 +174,7 @@ class ParticleDataset(Dataset[PolarImages]):
             msg = "A dataset cannot skip bad images (on_bad_image='skip'); iter_polar can."
             raise UsageError(msg)
         self._has_ctf = ctf
-        self._opened: tuple[int, StackReader, _RowConverter] | None = None
+        self._opened: _Opened | None = None
 
     def __len__(self) -> int:
         return len(self.plan.table)
@@ -132,7 +182,7 @@ class ParticleDataset(Dataset[PolarImages]):
     def __getitem__(self, index: SupportsIndex) -> PolarImages:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[PolarImages]:
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> Sequence[PolarImages]:
         """Make several items at once, which is quicker; ``DataLoader`` asks for them like this.
 
         Parameters
@@ -142,8 +192,9 @@ class ParticleDataset(Dataset[PolarImages]):
 
         Returns
         -------
-        list of PolarImages
-            One for each index, in that order.
+        sequence of PolarImages
+            One for each index, in that order. ``default_collate`` makes a batch of them without
+            copying.
 
         Raises
         ------
@@ -156,34 +207,40 @@ class ParticleDataset(Dataset[PolarImages]):
         rows = np.array([every[operator.index(i)] for i in indices], dtype=np.int64)
         if not rows.size:
             return []
-        reader, convert = self._open()
-        pixels = read_rows(self.plan, reader, rows)
-        images, ctf = convert.new_memory(len(rows))
-        n_threads = torch.get_num_threads()  # 1 in the workers of a DataLoader
+        opened, n_threads = self._open(), torch.get_num_threads()  # 1 in a DataLoader's workers
+        batch = opened.convert.new_batch(len(rows), opened.memory)
 
-        def convert_part(part: slice) -> tuple[list[str], PolarImages]:
-            return convert(pixels[part], rows[part], images[part], ctf[part])
+        def convert_part(part: slice) -> list[str]:
+            pixels = read_rows(self.plan, opened.reader, rows[part], opened.memory_of_pixels)
+            return opened.convert(pixels, rows[part], _part(batch, part))
 
-        with single_threaded_workers(n_threads) as workers:
-            parts = _parts(len(rows), math.ceil(len(rows) / n_threads))
-            unusable, batch = _joined(images, ctf, workers.map(convert_part, parts))
+        n_rounds = max(1, round(len(rows) / (n_threads * opened.convert.n_in_part)))
+        parts = _parts(len(rows), n_threads * n_rounds)
+        if min(n_threads, len(parts)) == 1:
+            unusable = [*chain(*map(convert_part, parts))]
+        else:
+            with single_threaded_workers(n_threads) as workers:
+                unusable = [*chain(*workers.map(convert_part, parts))]
         if rejected := rejects_of(self.plan.table, rows, unusable):
             remedy = "Take the other rows of the table, or go through it with iter_polar, which "
             raise unusable_images(self.plan.table, rejected, f"{remedy}can skip them.")
-        return [PolarImages(*(column[i] for column in batch)) for i in range(len(rows))]
+        return _Items(batch)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
 
-    def _open(self) -> tuple[StackReader, _RowConverter]:
+    def _open(self) -> _Opened:
         """Open the stacks and build the transform, once in each process."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            convert = _RowConverter(self.plan, self._row_of_plan, "cpu", has_ctf=self._has_ctf)
-            reader = StackReader()
-            weakref.finalize(self, reader.close)
-            self._opened = os.getpid(), reader, convert
-        _, reader, convert = self._opened
-        return reader, convert
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _Opened(
+                process=os.getpid(),
+                reader=StackReader(),
+                convert=_RowConverter(self.plan, self._row_of_plan, "cpu", has_ctf=self._has_ctf),
+                memory=Memory(_N_KEPT) if get_worker_info() is None else SharedMemory(_N_KEPT),
+                memory_of_pixels=Memory(n_usable_cores()),
+            )
+            weakref.finalize(self, self._opened.reader.close)
+        return self._opened
 
 
 def iter_polar(
@@ -303,34 +360,6 @@ class PolarBatches(Iterator[PolarImages]):
         self._batches.close()
 
 
-class _Memory:
-    """Memory on the processor that is used again when no tensor refers to it any more.
-
-    The system hands out new memory page by page when it is first written to, which takes a quarter
-    of the time of a transform.
-
-    Parameters
-    ----------
-    n_kept
-        How many pieces of a size are kept at most.
-    """
-
-    def __init__(self, n_kept: int) -> None:
-        self._free: defaultdict[int, deque[np.ndarray]] = defaultdict(lambda: deque(maxlen=n_kept))
-
-    def empty(self, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Make a tensor, as torch.empty does."""
-        n_bytes = math.prod(shape) * dtype.itemsize
-        if device.type != "cpu" or not n_bytes:
-            return torch.empty(shape, dtype=dtype, device=device)
-        free = self._free[n_bytes]
-        piece = free.pop() if free else np.empty(n_bytes, dtype=np.uint8)
-        # All tensors with this memory hold this array, so its end is that of the last of them
-        lent = piece[:]
-        weakref.finalize(lent, free.append, piece).atexit = False
-        return torch.from_numpy(lent).view(dtype).view(shape)
-
-
 class _RowConverter:
     """Makes polar images, and what belongs to them, of rows of a plan; in one process."""
 
@@ -346,6 +375,8 @@ class _RowConverter:
         self._convert = ImageConverter(plan, device)
         self._contrast_factor = contrast_factors(plan)
         self._parameters = CtfParameters.from_table(plan.table) if has_ctf else None
+        polar, pixels = plan.descriptor.polar_grid, plan.descriptor.cartesian_grid
+        self._ctf = PolarCtf(polar.radius_shells, polar.theta_shell, pixels.box_size_A, self.device)
 
         self.n_workers, self.n_in_part = self._convert.n_workers, self._convert.n_in_batch
 
@@ -353,49 +384,46 @@ class _RowConverter:
     def device(self) -> torch.device:
         return self._convert.transform.device
 
-    def new_memory(
-        self, n_images: int, empty: Callable[..., Tensor] = torch.empty
-    ) -> tuple[Tensor, Tensor]:
-        """Memory for polar images and their contrast transfer functions, made by `empty`."""
+    def new_batch(self, n_images: int, memory: Memory) -> PolarImages:
+        """Memory for a batch, which holds anything."""
         transform = self._convert.transform
         shape = (n_images, transform.polar.n_shells, transform.polar.n_inplanes)
         ctf_shape = (n_images, 0) if self._parameters is None else shape
-        return (
-            empty(shape, dtype=transform.complex_dtype, device=self.device),
-            empty(ctf_shape, dtype=transform.real_dtype, device=self.device),
-        )
+        large = [(shape, transform.complex_dtype), (ctf_shape, transform.real_dtype)]
+        small = [((n_images,), torch.int64)] * 2 + [((n_images,), torch.float64)] * 4
+        if self.device.type == "cpu":
+            return PolarImages(*memory.tensors([*large, *small]))
+        on_device = [torch.empty(shape, dtype=t, device=self.device) for shape, t in large]
+        return PolarImages(*on_device, *memory.tensors(small))
 
-    def __call__(
-        self, pixels: np.ndarray, rows: np.ndarray, images: Tensor, ctf: Tensor
-    ) -> tuple[list[str], PolarImages]:
+    def __call__(self, pixels: np.ndarray, rows: np.ndarray, batch: PolarImages) -> list[str]:
         """Make polar images of the pixels of some rows of the plan, in memory that is given.
 
         Returns
         -------
         list of str
-            For each image why it has no transform; empty where it has one.
-        PolarImages
-            All rows; meaningless for unusable images.
+            For each image why it has no transform, in which case the batch holds nothing of
+            meaning; empty where it has one.
         """
-        converted = self._convert(torch.from_numpy(pixels), self._contrast_factor[rows], images)
+        factor = self._contrast_factor[rows]
+        converted = self._convert(torch.from_numpy(pixels), factor, batch.images)
         if self._parameters is not None:
-            polar = self._convert.transform.polar
-            ctf_on_polar_grid(
-                self._parameters.take(rows),
-                polar.radius_shells,
-                polar.theta_shell,
-                self.plan.descriptor.cartesian_grid.box_size_A,
-                dtype=ctf.dtype,
-                device=self.device,
-                out=ctf,
-            )
-        return converted.unusable, PolarImages(
-            images=images,
-            ctf=ctf,
-            row=torch.from_numpy(self._row_of_plan[rows]),
-            source_row=torch.from_numpy(self.plan.table.source_row[rows]),
-            **{k: torch.from_numpy(values) for k, values in vars(converted.statistics).items()},
-        )
+            self._ctf(self._parameters.take(rows), batch.ctf)
+        known = {"row": self._row_of_plan[rows], "source_row": self.plan.table.source_row[rows]}
+        for name, values in (known | vars(converted.statistics)).items():
+            getattr(batch, name).copy_(torch.from_numpy(values))
+        return converted.unusable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Opened:
+    """What a dataset needs in each process."""
+
+    process: int
+    reader: StackReader
+    convert: _RowConverter
+    memory: Memory
+    memory_of_pixels: Memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -403,10 +431,9 @@ class _Group:
     """Rows on their way: read at once, converted by one thread or by several."""
 
     rows: np.ndarray
-    images: Tensor
-    ctf: Tensor
+    batch: PolarImages
     pixels: Future[np.ndarray]
-    parts: list[Future[tuple[list[str], PolarImages]]]
+    parts: list[Future[list[str]]]
 
     def cancel(self) -> None:
         self.pixels.cancel()
@@ -420,11 +447,11 @@ def _batches(
     """Yield batches, a few groups of them ahead; collect what is skipped in `rejected`."""
     plan, n_workers, n_in_part = convert.plan, convert.n_workers, convert.n_in_part
     n_in_group = batch_size * max(1, n_in_part // batch_size)
-    n_parts = math.ceil(n_in_group / n_in_part)
+    n_parts = max(1, round(n_in_group / n_in_part))
     # While the caller has one group, others keep all threads at work, and one waits
     n_groups = 1 + math.ceil((n_workers + 1) / n_parts)
     under_way: deque[_Group] = deque()
-    memory = _Memory(n_groups)
+    memory, memory_of_pixels = Memory(n_groups), Memory(n_groups)
     with (
         StackReader() as reader,
         ThreadPoolExecutor(1) as reading,
@@ -432,13 +459,13 @@ def _batches(
     ):
 
         def start(rows: np.ndarray) -> _Group:
-            pixels = reading.submit(read_rows, plan, reader, rows)
-            images, ctf = convert.new_memory(len(rows), memory.empty)
+            pixels = reading.submit(read_rows, plan, reader, rows, memory_of_pixels)
+            batch = convert.new_batch(len(rows), memory)
             parts = [
-                working.submit(_convert_part, convert, pixels, part, rows, images, ctf)
-                for part in _parts(len(rows), n_in_part)
+                working.submit(_convert_part, convert, pixels, part, rows, _part(batch, part))
+                for part in _parts(len(rows), max(1, round(len(rows) / n_in_part)))
             ]
-            return _Group(rows=rows, images=images, ctf=ctf, pixels=pixels, parts=parts)
+            return _Group(rows=rows, batch=batch, pixels=pixels, parts=parts)
 
         try:
             for first in range(0, len(rows), n_in_group):
@@ -454,19 +481,14 @@ def _batches(
                 group.cancel()
 
 
-def _parts(n_images: int, n_at_most: int) -> list[slice]:
-    """Cut a range into equal parts."""
-    edges = np.linspace(0, n_images, 1 + math.ceil(n_images / n_at_most)).astype(int).tolist()
+def _parts(n_images: int, n_parts: int) -> list[slice]:
+    """Cut a range into so many equal parts, or fewer, none of which is empty."""
+    edges = np.linspace(0, n_images, 1 + min(n_parts, n_images)).astype(int).tolist()
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def _joined(
-    images: Tensor, ctf: Tensor, parts: Iterable[tuple[list[str], PolarImages]]
-) -> tuple[list[str], PolarImages]:
-    """Put parts together whose images and functions are in one place already."""
-    unusable, batches = zip(*parts, strict=True)
-    _, _, *others = zip(*batches, strict=True)
-    return list(chain(*unusable)), PolarImages(images, ctf, *map(torch.cat, others))
+def _part(batch: PolarImages, part: slice | Tensor) -> PolarImages:
+    return PolarImages(*(column[part] for column in batch))
 
 
 def _convert_part(
@@ -474,28 +496,25 @@ def _convert_part(
     pixels: Future[np.ndarray],
     part: slice,
     rows: np.ndarray,
-    images: Tensor,
-    ctf: Tensor,
-) -> tuple[list[str], PolarImages]:
+    batch: PolarImages,
+) -> list[str]:
     """Convert a part of a group when it is read."""
-    return convert(pixels.result()[part], rows[part], images[part], ctf[part])
+    return convert(pixels.result()[part], rows[part], batch)
 
 
 def _finished(
     plan: ConversionPlan, group: _Group, batch_size: int, rejected: list[Reject]
 ) -> Iterator[PolarImages]:
     """Yield the batches of a group when it is done."""
-    parts = (part.result() for part in group.parts)
-    reasons, whole = _joined(group.images, group.ctf, parts)
+    whole, reasons = group.batch, [*chain(*(part.result() for part in group.parts))]
     found = rejects_of(plan.table, group.rows, reasons)
     if found and plan.options.on_bad_image == "error":
         raise unusable_images(plan.table, found, "Leave them out with on_bad_image='skip'.")
     rejected += found
     if found:
-        usable = torch.tensor([not reason for reason in reasons])
-        whole = PolarImages(*(column[usable] for column in whole))
+        whole = _part(whole, torch.tensor([not reason for reason in reasons]))
     for start in range(0, len(whole.row), batch_size):
-        yield PolarImages(*(column[start : start + batch_size] for column in whole))
+        yield _part(whole, slice(start, start + batch_size))
 
 
 def _plan(

@@ -26,10 +26,11 @@ from cryolike.io.structure import (
     check_fits,
     read_structure,
     structure_name,
+    voxels_inside,
 )
 from cryolike.physics.polar import PolarTransform
 from cryolike.physics.scattering import AtomicModel, DensityMap
-from cryolike.physics.slices import CentralSlices
+from cryolike.physics.slices import CentralSlices, check_memory
 from cryolike.physics.views import ViewingDirections
 from cryolike.plot import TemplatePictures
 from cryolike.store.template_files import (
@@ -225,19 +226,15 @@ def fitted_structure(
     ------
     UsageError
         Where a model does not fit.
+    ImageError
+        Where nothing of a map is in the box.
     """
     check_fits(structure, descriptor)
     if isinstance(structure, AtomicModel):
         return structure
     _warn_of_resampling(structure, descriptor)
-    half_A = descriptor.cartesian_grid.box_size_A / 2 * (1 + PIXEL_SIZE_TOLERANCE)
-    inside = [
-        np.flatnonzero(np.abs(np.arange(n) - n // 2) * structure.voxel_size_A <= half_A)
-        for n in structure.values.shape
-    ]
-    # A cut that is as long on both sides leaves an odd number, whose middle is the origin
-    cut = tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in inside)
-    return replace(structure, values=structure.values[cut])
+    inside = voxels_inside(structure, descriptor.cartesian_grid.box_size_A)
+    return replace(structure, values=structure.values[inside])
 
 
 def _density_of(structure: Structure, descriptor: ImageDescriptor) -> AtomicModel | DensityMap:
@@ -320,8 +317,10 @@ def structure_names(sources: Sequence[StructureSource]) -> list[str]:
 
 def check_structures(
     sources: Sequence[StructureSource],
-    descriptor: ImageDescriptor,
+    descriptor: ImageDescriptor | None,
     settings: AtomSettings | None = None,
+    *,
+    memory_bytes: float = 2e9,
 ) -> None:
     """Read all inputs and check that they can be used; nothing is kept.
 
@@ -330,27 +329,35 @@ def check_structures(
     sources
         Paths of maps and atomic models, or densities.
     descriptor
-        Of the images.
+        Of the images; None where it is not known, and then only the inputs themselves are checked.
     settings
         For atomic models; what the descriptor carries if None.
+    memory_bytes
+        What making their templates may take.
 
     Raises
     ------
     CryoLikeError
         Everything that is wrong with any of them.
     """
-    settings = AtomSettings.from_descriptor(descriptor) if settings is None else settings
     problems: list[Problem] = []
     if not sources:
         message = "no structures given"
         remedy = "Name maps (.mrc, .map) or atomic models (.pdb, .cif)."
         problems.append(Problem(message=message, remedy=remedy, kind="usage"))
+    n_models = 0
     for source, name in zip(sources, structure_names(sources), strict=True):
         try:
-            fitted_structure(_read(source, name, descriptor, settings), descriptor)
+            structure = _read(source, name, descriptor, settings)
+            n_models += isinstance(structure, AtomicModel)
+            if descriptor is not None:
+                check_memory(fitted_structure(structure, descriptor), descriptor, memory_bytes)
         except CryoLikeError as error:
             problems.extend(error.problems)
     raise_problems(problems)
+    if settings is not None and settings.atom_model == "electron" and not n_models:
+        message = "electron scattering was asked for, but all structures are maps: it means nothing"
+        warnings.warn(f"{message} for these.", CryoLikeWarning, stacklevel=2)
 
 
 def write_templates(
@@ -403,7 +410,7 @@ def write_templates(
     views = ViewingDirections.of_spacing(descriptor.viewing_distance) if views is None else views
     output = TemplateFolder(folder, overwrite=overwrite)
     output.refuse_existing()
-    check_structures(sources, descriptor, settings)
+    check_structures(sources, descriptor, settings, memory_bytes=memory_bytes)
     polar, n_in_all = descriptor.polar_grid, len(views) * len(sources)
     check_free_space(output.folder, n_in_all * descriptor.polar_image_bytes)
     of_views = (views.rot_rad, views.tilt_rad, views.weights)
@@ -466,10 +473,16 @@ def open_templates(
 
 
 def _read(
-    source: StructureSource, name: str, descriptor: ImageDescriptor, settings: AtomSettings
+    source: StructureSource,
+    name: str,
+    descriptor: ImageDescriptor | None,
+    settings: AtomSettings | None,
 ) -> AtomicModel | DensityMap:
-    is_array = isinstance(source, np.ndarray | Tensor)
-    voxel_A = descriptor.cartesian_grid.pixel_size_A if is_array else None
+    voxel_A = None
+    if descriptor is not None:
+        settings = settings or AtomSettings.from_descriptor(descriptor)
+        if isinstance(source, np.ndarray | Tensor):
+            voxel_A = descriptor.cartesian_grid.pixel_size_A
     return read_structure(source, settings, voxel_size_A=voxel_A, name=name)
 
 

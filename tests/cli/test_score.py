@@ -206,7 +206,7 @@ def test_grids_that_differ(data: ScoreSet, tmp_path: Path) -> None:
     arguments = ("-s", data.true, "-o", tmp_path / "out", "--params", params)
     outcome = run_program("score", converted, *arguments)
     assert outcome.code == 2
-    assert "pixel size (Å): 4, but the images have 8" in outcome.err
+    assert "pixel size, Å: 4 of the templates, 8 of the images" in outcome.err
 
 
 def test_options_that_mean_nothing_for_a_converted_set(data: ScoreSet, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_local_search_without_poses(data: ScoreSet, tmp_path: Path) -> None:
     arguments = ["score", changed, "-s", data.true, "-o", tmp_path / "out", *COARSE]
     outcome = run_program(*arguments, "--local", "20")
     assert outcome.code == 2
-    assert "no viewing directions were read" in outcome.err
+    assert "the set has no viewing directions" in outcome.err
 
 
 def test_refinement(data: ScoreSet, scored: Path, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import csv
 import errno
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -1084,33 +1082,6 @@ def test_overwriting_run_killed_anywhere_can_be_resumed_or_repeated(
             run(path, out, batch_size=2, overwrite=True)
         assert files_below(out) == wanted, f"killed at change {dies_at}"
     assert n_resumed > n_changes / 2
-
-
-def test_run_killed_by_the_system_can_be_resumed(build: SetBuilder, tmp_path: Path) -> None:
-    """A real process, killed without warning once two stacks are written."""
-    path = build.relion((7, 2, 6)).path
-    program = """
-import os, signal, sys
-from pathlib import Path
-from cryolike import ConvertOptions, convert, plan_conversion, read_star
-plan = plan_conversion(read_star(sys.argv[1]), None, ConvertOptions(batch_size=4, plots=False))
-def kill(done, of):
-    if len(list(Path(sys.argv[2]).glob("fft/*.npz"))) >= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-convert(plan, sys.argv[2], progress=kill)
-"""
-    out = tmp_path / "out"
-    killed = subprocess.run(
-        [sys.executable, "-c", program, str(path), str(out)], capture_output=True, check=False
-    )
-    if killed.returncode == 0:
-        pytest.skip("the run was over before it could be killed")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (out / ".cryolike-wip").is_dir()
-    report = run(path, out, batch_size=4, skip_exist=True)
-    assert report.n_stacks_kept >= 1
-    run(path, tmp_path / "whole", batch_size=4)
-    assert files_below(out) == files_below(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("n_before", [0, 1, 2])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_runs.py"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "benchmarks" / "kill_runs.py"
 
 
 @pytest.mark.slow
@@ -26,3 +27,17 @@ def test_killed_runs_resume_to_the_same_bytes(tmp_path: Path) -> None:
     assert "makes 20 stacks" in done.stdout
     assert "10 runs killed" in done.stdout
     assert "all resumed to the same bytes" in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_scoring_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """Twelve kills of runs of eight tiles, some of them twice; every file is compared."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.score_kills", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 runs killed: all resumed to the same bytes" in done.stdout

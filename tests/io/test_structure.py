@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import (
     CryoLikeError,
     CryoLikeWarning,
+    ImageError,
     MetadataError,
     MissingFileError,
     StackError,
@@ -494,6 +496,45 @@ def test_map_may_lose_only_what_is_empty() -> None:
     check_fits(DensityMap("map", values, 2.0), descriptor_of(32))
     with pytest.warns(CryoLikeWarning, match=r"20.0% of the map's power lies outside"):
         check_fits(DensityMap("map", values, 2.0), descriptor_of(16))
+
+
+def test_power_outside_is_that_of_a_sum_over_voxels() -> None:
+    """Of maps whose sides differ, too: about the mean of the six faces."""
+    values = np.random.default_rng(4).normal(size=(20, 35, 30)).astype(np.float32)
+    z, y, x = np.indices(values.shape) - np.array(values.shape)[:, None, None, None] // 2
+    is_inside = np.abs(np.stack([z, y, x]) * 2.0).max(axis=0) <= 16
+    faces = [values[0], values[-1], values[:, 0], values[:, -1], values[:, :, 0], values[:, :, -1]]
+    power = (values - np.mean([face.mean() for face in faces])) ** 2
+    lost = power[~is_inside].sum() / power.sum()
+    with pytest.warns(CryoLikeWarning, match=f"{lost:.1%} of the map's power"):
+        check_fits(DensityMap("map", values, 2.0), descriptor_of(16))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_map_with_nothing_in_the_box_is_refused(axis: int) -> None:
+    """Whatever constant is there; one voxel of another value is enough to go on, with a warning."""
+    values = np.full((32, 33, 34), -2.0, np.float32)
+    values.swapaxes(0, axis)[-3:] = 7
+    with pytest.raises(ImageError, match=r"map: there is no density in the box.*32 Å are all -2"):
+        check_fits(DensityMap("map", values, 2.0), descriptor_of(16))
+    values[16, 16, 16] = -1
+    with pytest.warns(CryoLikeWarning, match=r"9\d\.\d% of the map's power lies outside"):
+        check_fits(DensityMap("map", values, 2.0), descriptor_of(16))
+
+
+def test_large_map_is_not_copied() -> None:
+    """To measure what lies outside takes no more than a few sections."""
+    values = np.zeros((160, 160, 160), np.float32)
+    values[70:90, 70:90, 70:90] = 1
+    density, descriptor = DensityMap("map", values, 2.0), descriptor_of(100)
+    check_fits(density, descriptor)
+    tracemalloc.start()
+    try:
+        check_fits(density, descriptor)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < values.nbytes / 10
 
 
 def test_sample_structure_is_read(shared_data: Path) -> None:

@@ -15,6 +15,7 @@ from cryolike.descriptor import ImageDescriptor, Precision
 from cryolike.errors import UsageError
 from cryolike.grids import CartesianGrid2D, PolarGrid
 from cryolike.physics.polar import PolarTransform, _OnDevice
+from cryolike.physics.preprocess import Normalisation
 
 BOUND = {"single": 2e-6, "double": 1e-11}
 
@@ -164,6 +165,35 @@ def test_power_of_a_known_image() -> None:
     torch.testing.assert_close(polar_images * found.sqrt(), transform(image))
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_images_are_normalised_on_the_way(n_threads: int) -> None:
+    """Each image by its own mean and largest value, wherever it is in a batch."""
+    transform = make_transform(20, "double")
+    images = random_images(transform, 50) * torch.arange(1, 51)[:, None, None] - 7
+    sign = torch.ones(50, dtype=torch.float64)
+    sign[[3, 30]] = -1
+    how = Normalisation.of_images(images, sign)
+    found, power = transform.with_unit_power(images, normalisation=how, n_threads=n_threads)
+    expected, expected_power = transform.with_unit_power(how.apply(images))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(power, expected_power)
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("n", [12, 16, 25, 32])
+def test_results_may_begin_anywhere_in_memory(n: int, precision: str) -> None:
+    """Vectors are written to memory that suits them only; the last bit does not depend on that."""
+    transform = make_transform(n, precision)
+    images = random_images(transform)
+    expected = transform(images)
+    for offset in (0, 1, 4, 8):
+        memory = torch.zeros(expected.numel() + offset + 1, dtype=transform.complex_dtype)
+        out = memory[offset:-1].view(expected.shape)
+        assert torch.equal(transform(images, out), expected)
+        assert not memory[:offset].any()
+        assert memory[-1] == 0
+
+
 def test_batches_do_not_change_an_image() -> None:
     """An image is the same, to rounding, whichever images it is transformed with."""
     transform = make_transform(20, "single")
@@ -181,13 +211,14 @@ def test_steps_for_other_devices_equal_those_for_processors(
     """What runs on a GPU, run on the processor, gives the same polar images."""
     transform = make_transform(n, precision, n_inplanes=n_inplanes)
     on_device = make_transform(n, precision, n_inplanes=n_inplanes)
-    on_device._steps = _OnDevice(on_device._points, on_device._preweight)
+    on_device._steps = _OnDevice(on_device._points, on_device._preweight, on_device.polar)
     images = random_images(transform)
     assert relative_error(on_device(images), transform(images).numpy()) < BOUND[precision] / 2
-    found, power = on_device.with_unit_power(images)
-    expected, expected_power = transform.with_unit_power(images)
-    assert relative_error(found, expected.numpy()) < BOUND[precision] / 2
-    torch.testing.assert_close(power, expected_power, rtol=BOUND[precision], atol=0)
+    for how in (None, Normalisation.of_images(images)):
+        found, power = on_device.with_unit_power(images, normalisation=how)
+        expected, expected_power = transform.with_unit_power(images, normalisation=how)
+        assert relative_error(found, expected.numpy()) < BOUND[precision] / 2
+        torch.testing.assert_close(power, expected_power, rtol=BOUND[precision], atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

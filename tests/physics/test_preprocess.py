@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryolike.errors import UsageError
+from cryolike.physics import compiled
 from cryolike.physics.preprocess import (
+    Normalisation,
     central_disc_contrast,
     check_downsampling,
     downsample,
-    normalise,
     value_span,
 )
 
@@ -109,35 +111,60 @@ def test_what_cannot_be_done_is_refused(box_px: int, factor: int, kind: str, wor
         check_downsampling(box_px, factor, kind)
 
 
+def applied(normalisation: Normalisation, images: torch.Tensor) -> torch.Tensor:
+    """Normalise as on any device."""
+    return normalisation.apply(images)
+
+
+def padded(normalisation: Normalisation, images: torch.Tensor) -> torch.Tensor:
+    """Normalise as on the way to the transform on a processor, with nothing to pad."""
+    result = torch.full_like(images, torch.nan)
+    compiled.pad(
+        images.numpy(),
+        *normalisation.centre_and_factor,
+        torch.ones_like(images[0]).numpy(),
+        result.numpy(),
+    )
+    centred: torch.Tensor = torch.fft.fftshift(result, dim=(1, 2))
+    return centred
+
+
 @given(
     side=st.integers(2, 9),
     offset=st.floats(-1e5, 1e5),
     scale=st.floats(1e-2, 1e3),
     seed=st.integers(0, 2**16),
     is_double=st.booleans(),
+    normalise=st.sampled_from([applied, padded]),
 )
 def test_normalised_images_and_what_was_taken_away(
-    side: int, offset: float, scale: float, seed: int, is_double: bool
+    side: int,
+    offset: float,
+    scale: float,
+    seed: int,
+    is_double: bool,
+    normalise: Callable[[Normalisation, torch.Tensor], torch.Tensor],
 ) -> None:
     """Mean 0, largest absolute value 1, and the original comes back."""
     dtype = torch.float64 if is_double else torch.float32
     epsilon = torch.finfo(dtype).eps
     images = (noise(2, side, seed) * scale + offset).to(dtype)
-    result = normalise(images)
+    found = Normalisation.of_images(images)
+    normalised = normalise(found, images)
     exact = images.to(torch.float64)
-    assert result.images.dtype == dtype
-    assert result.mean.dtype == result.largest.dtype == torch.float64
+    assert normalised.dtype == dtype
+    assert found.mean.dtype == found.largest.dtype == torch.float64
     mean = exact.mean(dim=(1, 2))
     largest = (exact - mean[:, None, None]).abs().amax(dim=(1, 2))
     rounding = 4 * torch.finfo(torch.float64).eps * abs(offset)
-    torch.testing.assert_close(result.mean, mean, rtol=1e-14, atol=rounding)
+    torch.testing.assert_close(found.mean, mean, rtol=1e-14, atol=rounding)
     # Pixels are rounded when they are stored, but not by the mean once more
     allowed = 8 * epsilon + float((rounding / largest).max())
-    torch.testing.assert_close(result.largest, largest, rtol=allowed, atol=0)
-    assert float((result.images.abs().amax(dim=(1, 2)) - 1).abs().max()) <= epsilon
-    assert float(result.images.to(torch.float64).mean(dim=(1, 2)).abs().max()) <= allowed
+    torch.testing.assert_close(found.largest, largest, rtol=allowed, atol=0)
+    assert float((normalised.abs().amax(dim=(1, 2)) - 1).abs().max()) <= epsilon
+    assert float(normalised.to(torch.float64).mean(dim=(1, 2)).abs().max()) <= allowed
     recovered = (
-        result.images.to(torch.float64) * result.largest[:, None, None] + result.mean[:, None, None]
+        normalised.to(torch.float64) * found.largest[:, None, None] + found.mean[:, None, None]
     )
     error = (recovered - exact).abs().amax(dim=(1, 2)) / largest
     assert float(error.max()) <= allowed
@@ -148,7 +175,7 @@ def test_span_of_normalised_images() -> None:
     images = noise(5, 4).float()
     images[1], images[2], images[3] = 0, -7.3, 5
     images[3, 2, 2] = float(np.nextafter(np.float32(5), np.float32(6)))
-    span = normalise(images).span
+    span = Normalisation.of_images(images).span
     assert (span == 0).tolist() == [False, True, True, False, False]
     torch.testing.assert_close(span, value_span(images).double(), rtol=1e-7, atol=0)
 
@@ -161,17 +188,30 @@ def test_mean_tells_of_values_that_are_not_finite(value: float, dtype: torch.dty
     images = noise(side**2 + 1, side).to(dtype)
     for i in range(side**2):
         images[i].view(-1)[i] = value
-    result = normalise(images)
+    result = Normalisation.of_images(images)
     assert torch.isfinite(result.mean).tolist() == [False] * side**2 + [True]
 
 
-def test_sign_is_applied_first() -> None:
+@pytest.mark.parametrize("normalise", [applied, padded])
+def test_sign_is_applied_first(
+    normalise: Callable[[Normalisation, torch.Tensor], torch.Tensor],
+) -> None:
     """An image times −1 is the image of opposite pixels."""
     images = noise(3, 5)
     sign = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
-    found, expected = normalise(images, sign), normalise(images * sign[:, None, None])
-    for name in ("images", "mean", "largest", "span"):
+    turned = images * sign[:, None, None]
+    found, expected = Normalisation.of_images(images, sign), Normalisation.of_images(turned)
+    for name in ("mean", "largest", "span"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(normalise(found, images), normalise(expected, turned))
+
+
+def test_parts_of_a_normalisation() -> None:
+    """Some of the images are normalised as all of them are."""
+    images, sign = noise(5, 4), torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    whole = Normalisation.of_images(images, sign)
+    part = slice(1, 4)
+    assert torch.equal(whole.take(part).apply(images[part]), whole.apply(images)[part])
 
 
 def test_span_tells_of_values_that_are_not_finite() -> None:

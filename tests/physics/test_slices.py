@@ -10,7 +10,6 @@ import torch
 
 from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import UsageError
-from cryolike.physics.inverse_polar import pixels_of_polar_images
 from cryolike.physics.polar import PolarTransform
 from cryolike.physics.rotations import rotation_matrices
 from cryolike.physics.scattering import (
@@ -20,7 +19,7 @@ from cryolike.physics.scattering import (
     bead_form_factors,
     electron_form_factors,
 )
-from cryolike.physics.slices import CentralSlices
+from cryolike.physics.slices import CentralSlices, check_memory
 
 TOLERANCE = {"single": 5e-6, "double": 1e-10}
 PIXEL_A = 2.0
@@ -264,12 +263,21 @@ def test_no_views_are_no_slices() -> None:
     assert slices.shape == (0, descriptor.polar_grid.n_shells, descriptor.polar_grid.n_inplanes)
 
 
-def test_pixels_come_back_from_polar_images() -> None:
-    """The inverse of the polar transform gives back pixels of a smooth image."""
-    descriptor = some_descriptor(32)
-    y, x = np.indices((32, 32)) - 16.0
-    images = np.stack(
-        [np.exp(-((x - 3) ** 2 + (y + 2) ** 2) / 8), np.exp(-(x**2 / 6 + (y - 4) ** 2 / 18))]
-    )
-    polar = PolarTransform.of_descriptor(descriptor)(torch.from_numpy(images.astype(np.float32)))
-    assert error(pixels_of_polar_images(polar, descriptor), images) < 1e-3
+@pytest.mark.parametrize("of", ["map", "atoms"])
+def test_memory_is_checked_without_the_work(of: str) -> None:
+    """The check refuses just what would be refused, in the same words."""
+    beads = some_atoms(bead_form_factors(np.full(40, 2.0), "gaussian"))
+    structure = noise_map((24, 24, 24)) if of == "map" else beads
+
+    def refusal(attempt: Callable[..., object], memory_bytes: float) -> str:
+        try:
+            attempt(structure, some_descriptor(), memory_bytes=memory_bytes)
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    amounts = np.geomspace(1e4, 1e8, 17)
+    checked = [refusal(check_memory, float(amount)) for amount in amounts]
+    assert checked == [refusal(CentralSlices, float(amount)) for amount in amounts]
+    assert checked[0] != ""
+    assert checked[-1] == ""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
 from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from cryolike.descriptor import ImageDescriptor
-from cryolike.physics.inverse_polar import pixels_of_polar_images
-from cryolike.physics.polar import PolarTransform
 from cryolike.plot import png_bytes
 from cryolike.scoring import figures
 from cryolike.scoring.figures import (
@@ -23,7 +17,6 @@ from cryolike.scoring.figures import (
     figure_of_likelihood_ratios,
     figure_of_pose_sharpness,
 )
-from cryolike.simulate import asymmetric_particle, project
 
 RNG = np.random.default_rng(0)
 
@@ -157,20 +150,3 @@ def test_gallery_has_one_contrast_a_pair() -> None:
         assert pair[:16] * (high - low) + low == pytest.approx(image)
         assert pair[18:34] * (high - low) + low == pytest.approx(0.1 * image)
     assert [text.get_text() for text in figure.axes[0].texts[:3]] == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("n_pixels", [32, 33])
-def test_pixels_come_back(n_pixels: int) -> None:
-    """A projection without fine detail comes back from its polar image, in place and in size."""
-    descriptor = ImageDescriptor.from_individual_values(n_pixels, 4.0, "double")
-    euler = np.array([[0.3, 0.8, -1.0], [2.0, 1.0, 0.5]])
-    origins = np.array([[8.0, -4.0], [0.0, 12.0]])
-    model = replace(asymmetric_particle(32.0), sigmas_A=np.full(60, 7.0))
-    pixels = project(model, euler, origins, n_pixels, 4.0)
-    pixels -= pixels.mean(axis=(1, 2), keepdims=True)
-    polar_images = PolarTransform.of_descriptor(descriptor)(torch.from_numpy(pixels))
-    back = pixels_of_polar_images(polar_images, descriptor)
-    assert back.shape == pixels.shape
-    assert np.abs(back - pixels).max() < 0.03 * np.abs(pixels).max()
-    smooth = pixels_of_polar_images(polar_images, descriptor, 40.0)
-    assert 0.05 < smooth.std() / pixels.std() < 0.9

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from cryolike import ImageDescriptor, StackSet, open_stacks
 from cryolike.conversion import ConvertOptions, convert, plan_conversion
 from cryolike.errors import (
     CryoLikeError,
+    CryoLikeWarning,
     IncompleteOutputError,
     MissingFileError,
     OutputError,
@@ -29,6 +32,7 @@ from cryolike.errors import (
 from cryolike.io.read import read_particles
 from cryolike.physics.ctf import CtfParameters, ctf_on_polar_grid
 from cryolike.physics.views import ViewingDirections
+from cryolike.scoring.plan import ScoreOptions, plan_scoring
 from cryolike.scoring.published import (
     DisplacementSettings,
     LikelihoodFiles,
@@ -38,9 +42,10 @@ from cryolike.scoring.published import (
     run_likelihood_optimal_pose,
     stitch_log_likelihood_matrices,
 )
+from cryolike.scoring.run import score_particles
 from cryolike.scoring.search import PoseSearch
 from cryolike.simulate import asymmetric_particle, density_map
-from cryolike.templates import make_templates
+from cryolike.templates import make_templates, write_templates
 
 N_PIXELS, PIXEL_A, N_ANGLES = 12, 4.0, 10
 COUNTS = (2, 1)
@@ -160,17 +165,25 @@ LIKELIHOOD = {
 }
 
 
+MADE_OF = {
+    f"template1/cross_correlation/made_of_cross_correlation_stack_{stack:06d}.txt"
+    for stack in range(2)
+}
+"""Ours besides: what results were made of."""
+
+
 def test_files_are_the_published_ones(case: Case, tmp_path: Path) -> None:
     """Likelihoods are written only where the flags ask for them."""
     case.run(tmp_path / "a", template_index=1)
-    assert files_below(tmp_path / "a") == {"displacements_set.pt", *OPTIMAL}
+    assert files_below(tmp_path / "a") == {"displacements_set.pt", *OPTIMAL, *MADE_OF}
     case.run(
         tmp_path / "b",
         template_index=1,
         return_likelihood_optimal_pose_fourier=True,
         return_likelihood_integrated_pose_fourier=True,
     )
-    assert files_below(tmp_path / "b") == {"displacements_set.pt", *OPTIMAL, *LIKELIHOOD}
+    wanted = {"displacements_set.pt", *OPTIMAL, *LIKELIHOOD, *MADE_OF}
+    assert files_below(tmp_path / "b") == wanted
 
 
 def test_values_are_those_of_sums_over_every_pose(case: Case, tmp_path: Path) -> None:
@@ -300,6 +313,60 @@ def test_skip_exist_keeps_only_what_is_complete(case: Case, how: str, tmp_path: 
     assert not torch.equal(torch.load(kept, weights_only=True), marked)
 
 
+def change_templates(case: Case) -> None:
+    """Write the templates of the second structure as those of the first."""
+    first, second = (case.folder / f"templates/templates_fourier_map{i}.pt" for i in range(2))
+    shutil.copy(second, first)
+
+
+def change_images(case: Case) -> None:
+    """Convert the same images with the other sign."""
+    table = read_particles(case.folder / "project" / "particles.star")
+    options = ConvertOptions(batch_size=2, plots=False, contrast="invert")
+    plan = plan_conversion(table, case.descriptor, options)
+    convert(plan, case.folder / "particles", overwrite=True)
+
+
+def forget(case: Case) -> None:
+    """Leave results as a program wrote them that does not say what they were made of."""
+    for path in case.folder.rglob("made_of_*.txt"):
+        path.unlink()
+
+
+def run_all_poses(case: Case, output: Path, **options: Any) -> Path:
+    """Write all cross-correlations of all stacks; return the folder of the structure."""
+    files = case.configured(output)
+    run_likelihood_full_cross_correlation(files, case.descriptor, DISPLACER, n_stacks=2, **options)
+    return output / "template0"
+
+
+@pytest.mark.parametrize("change", [change_templates, change_images, forget])
+@pytest.mark.parametrize("run", [Case.run, run_all_poses])
+def test_skip_exist_keeps_only_results_of_the_same_input(
+    case: Case,
+    run: Callable[..., Path],
+    change: Callable[[Case], None],
+    tmp_path: Path,
+) -> None:
+    """What was made of other templates or images, or nobody knows of what, is made again."""
+    shutil.copytree(case.folder, tmp_path / "set")
+    paths = [str(tmp_path / f"set/templates/templates_fourier_map{i}.pt") for i in range(2)]
+    np.save(tmp_path / "set/templates/template_file_list.npy", np.array(paths))
+    mine = replace(case, folder=tmp_path / "set")
+    out = mine.folder / "out"
+    run(mine, out)
+    change(mine)
+    with pytest.warns(CryoLikeWarning, match="2 stacks are there, but not known to be of these"):
+        run(mine, out, skip_exist=True)
+    run(mine, tmp_path / "fresh")
+    assert files_below(out) == files_below(tmp_path / "fresh")
+    for name in files_below(out):
+        assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "2 stacks are there", CryoLikeWarning)
+        run(mine, out, skip_exist=True)
+
+
 @pytest.mark.parametrize("skip_exist", [True, False])
 def test_results_of_other_displacements_stay_alone(
     case: Case, skip_exist: bool, tmp_path: Path
@@ -330,7 +397,7 @@ def test_a_run_that_is_cut_off_leaves_no_old_results(
     with pytest.raises(KeyboardInterrupt):
         case.run(tmp_path)
     assert all("stack_000000" in name for name in files_below(folder))
-    assert len(files_below(folder)) == 5
+    assert len(files_below(folder)) == 6
 
 
 def test_matrices(case: Case, tmp_path: Path) -> None:
@@ -533,3 +600,59 @@ def test_prior_of_an_odd_grid_is_flat(n_x: int, n_y: int) -> None:
     assert len(grid.x_A) == n_x * n_y
     np.testing.assert_allclose(np.exp(grid.log_prior), 1 / (n_x * n_y))
     assert ((grid.x_A == 0) & (grid.y_A == 0)).sum() == 1
+
+
+@pytest.mark.parametrize("is_converted", [True, False])
+def test_scoring_writes_the_same_files(case: Case, tmp_path: Path, is_converted: bool) -> None:
+    """One command gives what the published functions and stitching give, number for number."""
+    maps = []
+    for i in range(2):
+        maps.append(tmp_path / f"map{i}.mrc")
+        with mrcfile.new(maps[-1]) as file:
+            file.set_data(
+                density_map(asymmetric_particle(15.0, seed=i), N_PIXELS, PIXEL_A).astype("f4")
+            )
+            file.voxel_size = PIXEL_A
+    write_templates(maps, case.descriptor, tmp_path / "templates", plots=False)
+    files = configure_likelihood_files(
+        tmp_path / "templates", case.folder / "particles", tmp_path / "wanted", 2
+    )
+    for i in range(2):
+        run_likelihood_optimal_pose(
+            *(files, case.descriptor, configure_displacement(1.0, 3, 3), i, 2),
+            return_likelihood_optimal_pose_fourier=True,
+            return_likelihood_integrated_pose_fourier=True,
+        )
+    wanted = tmp_path / "wanted"
+    stitch_log_likelihood_matrices(output_directory=wanted, opt=True, integrated=True, cc=True)
+    options = ScoreOptions(shift_max_px=1.0, published=True, plots=False)
+    conversion = ConvertOptions(batch_size=2)
+    table = read_particles(case.folder / "project" / "particles.star")
+    particles = case.stacks if is_converted else plan_conversion(table, case.descriptor, conversion)
+    report = score_particles(plan_scoring(particles, maps, options), tmp_path / "ours")
+    names = {name for name in files_below(wanted) if name.endswith(".pt")}
+    assert {name for name in files_below(tmp_path / "ours") if name.endswith(".pt")} == names
+    assert names.issubset(report.files)
+    for name in names:
+        ours, theirs = (
+            torch.load(f / name, weights_only=True) for f in (tmp_path / "ours", wanted)
+        )
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_published_files_of_a_finished_run(case: Case, tmp_path: Path) -> None:
+    """They cannot be made later, which is said; where they are, nothing is to be done."""
+    path = tmp_path / "map.mrc"
+    with mrcfile.new(path) as file:
+        file.set_data(density_map(asymmetric_particle(15.0), N_PIXELS, PIXEL_A).astype("f4"))
+        file.voxel_size = PIXEL_A
+    plain = ScoreOptions(shift_max_px=1.0, plots=False)
+    published = replace(plain, published=True)
+    score_particles(plan_scoring(case.stacks, [path], plain), tmp_path / "a")
+    with pytest.raises(UsageError, match="without --published"):
+        score_particles(plan_scoring(case.stacks, [path], published), tmp_path / "a", resume=True)
+    first = score_particles(plan_scoring(case.stacks, [path], published), tmp_path / "b")
+    for options in (plain, published):
+        plan = plan_scoring(case.stacks, [path], options)
+        assert score_particles(plan, tmp_path / "b", resume=True).files == first.files

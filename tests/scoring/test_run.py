@@ -19,7 +19,14 @@ import pytest
 from tests.score_sets import N_IMAGES, ScoreSet, files_below, write_score_set
 
 from cryolike.conversion import plan_conversion
-from cryolike.errors import FolderInUseError, OutputError, OutputExistsError, UsageError
+from cryolike.errors import (
+    FolderInUseError,
+    ImageError,
+    IncompleteOutputError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+)
 from cryolike.io.read import read_particles
 from cryolike.scoring import plan as plan_module
 from cryolike.scoring.plan import ScoreOptions, ScorePlan, plan_scoring
@@ -153,6 +160,90 @@ def test_finished_run_is_left_alone(
     assert again.n_tiles_kept == N_TILES
     assert (again.log_likelihood_integrated == first.log_likelihood_integrated).all()
     assert again.best_structure == first.best_structure == "true"
+
+
+def finished_run(wanted: dict[str, bytes], folder: Path) -> Path:
+    """Give a folder with the results of the undisturbed run."""
+    out = folder / "out"
+    out.mkdir()
+    for name, content in wanted.items():
+        (out / name).write_bytes(content)
+    return out
+
+
+def test_missing_pictures_are_drawn(
+    data: ScoreSet, wanted: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Resuming a finished run draws those that are missing, as they would have been drawn."""
+    out, whole = finished_run(wanted, tmp_path), tmp_path / "whole"
+    score_particles(plan_of(data, plots=True), whole)
+    assert not (out / "plots").exists()
+    report = score_particles(plan_of(data, plots=True), out, resume=True)
+    assert "plots/gallery.png" in report.files
+    assert files_below(out) == files_below(whole)
+    (out / "plots" / "gallery.png").write_bytes(b"cut")
+    score_particles(plan_of(data), out, resume=True)
+    assert (out / "plots" / "gallery.png").read_bytes() == b"cut"
+    score_particles(plan_of(data, plots=True), out, resume=True)
+    assert files_below(out) == files_below(whole)
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("mine")])
+def test_finished_run_that_was_changed(
+    data: ScoreSet,
+    wanted: dict[str, bytes],
+    tmp_path: Path,
+    change: Callable[[Path], object],
+) -> None:
+    """Resuming it names the files that are not as they were written, and changes nothing."""
+    out = finished_run(wanted, tmp_path)
+    for name in ("results.csv", "particles_scored.star"):
+        change(out / name)
+    before = files_below(out)
+    with pytest.raises(IncompleteOutputError, match=r"2 files of a finished run") as caught:
+        score_particles(plan_of(data), out, resume=True)
+    assert len(caught.value.problems[0].places) == 2
+    assert files_below(out) == before
+
+
+@pytest.mark.parametrize("files", [None, 7, [], [{"name": 1}], [["a"]], {"a": 1}])
+def test_record_that_was_changed(
+    data: ScoreSet, wanted: dict[str, bytes], tmp_path: Path, files: object
+) -> None:
+    """A finished run whose record does not list its files is refused without a traceback."""
+    out, record_file = finished_run(wanted, tmp_path), tmp_path / "out" / "scores.json"
+    record = json.loads(record_file.read_text())
+    record_file.write_text(json.dumps(record | {"files": files}))
+    with pytest.raises(IncompleteOutputError, match="lists no files"):
+        score_particles(plan_of(data), out, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:2 rows of 30 of the scored set:UserWarning")
+@pytest.mark.parametrize("n_written", [2, 8])
+def test_rejects_of_an_earlier_run(
+    data: ScoreSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_written: int
+) -> None:
+    """A resumed run reports them; they are an error where images may not be left out."""
+    bad = data.with_values({(3, "rlnCtfScalefactor"): 0.0, (29, "rlnCtfScalefactor"): 0.0})
+    out, structures = tmp_path / "out", [data.true, data.other]
+    good = plan_scoring(read_particles(data.star_file), structures, OPTIONS)
+    plan = plan_scoring(read_particles(bad), structures, replace(OPTIONS, on_bad_image="skip"))
+    with monkeypatch.context() as patched:
+        fail_at(patched, "write", n_written)
+        run_or_stop(plan, out)
+    strict = replace(plan, options=good.options)
+    with pytest.raises(ImageError, match="asked to leave these images out"):
+        score_particles(strict, out, resume=True)
+    report = score_particles(plan, out, resume=True)
+    assert [row for _, row, *_ in report.rejects] == [3, 29]
+    assert report.to_dict()["n_skipped"] == 2
+    assert report.n_images == N_IMAGES - 2
+    again = score_particles(plan, out, resume=True)
+    assert again.rejects == report.rejects
+    assert again.to_dict() | {"seconds": 0} == report.to_dict() | {
+        "seconds": 0,
+        "n_parts_kept": N_TILES,
+    }
 
 
 @pytest.mark.parametrize("is_finished", [True, False])

@@ -18,7 +18,6 @@ from cryolike.io.pairs import read_pairs
 from cryolike.io.read import read_particles
 from cryolike.physics.rotations import rotation_matrices
 from cryolike.store.scored_particles import (
-    poses_from_rotation_vectors,
     rotation_vectors,
     write_scored_particles,
 )
@@ -102,7 +101,8 @@ def test_rows_without_a_score_keep_their_pose(build: SetBuilder, tmp_path: Path)
     columns = {label: list(np.arange(15) + 0.25) for label in LABELS}
     source = build.relion(columns=columns).path
     rows = [1, 4, 11]
-    found = written(tmp_path / "out", source, rows, some_poses(3))
+    with pytest.warns(CryoLikeWarning, match="12 rows of 15 .* keep the poses they had"):
+        found = written(tmp_path / "out", source, rows, some_poses(3))
     pairs = zip(source.read_text().splitlines(), found.read_text().splitlines(), strict=True)
     changed = [old.split()[0] for old, new in pairs if old != new]
     names = [read_particles(source).image_name(row) for row in rows]
@@ -113,7 +113,7 @@ def test_rows_without_a_score_keep_their_pose(build: SetBuilder, tmp_path: Path)
 def test_rows_without_a_score_and_without_a_pose(build: SetBuilder, tmp_path: Path) -> None:
     """Where the set has no poses they get zeros, never NaN, and a warning says how many."""
     source = build.relion().path
-    with pytest.warns(CryoLikeWarning, match=r"13 rows of 15 were not scored"):
+    with pytest.warns(CryoLikeWarning, match=r"13 rows of 15 .* angles and origins of 0"):
         found = written(tmp_path / "out", source, [2, 5], some_poses(2))
     frame = starfile.read(found)["particles"]
     assert (frame.loc[0, list(LABELS)] == 0).all()
@@ -296,20 +296,11 @@ def test_a_turn_in_the_plane() -> None:
     np.testing.assert_allclose(rotation_vectors(poses), [[0, 0, np.pi / 6]], atol=1e-12)
 
 
-def test_orientations_come_back() -> None:
-    """Poses made of vectors are those the vectors were made of, also looking along z."""
-    poses = some_poses(50)
-    poses.tilt_deg[:2] = 0, 180
-    origins_A = np.stack([poses.origin_x_A, poses.origin_y_A], axis=1)
-    again = poses_from_rotation_vectors(rotation_vectors(poses), origins_A)
-    np.testing.assert_array_equal(again.origin_x_A, poses.origin_x_A)
-    np.testing.assert_allclose(again.rot_deg[2:], poses.rot_deg[2:])
-    np.testing.assert_allclose(again.tilt_deg, poses.tilt_deg, atol=1e-5)
-    was, is_now = (
-        rotation_matrices(np.deg2rad(np.stack([p.rot_deg, p.tilt_deg, p.psi_deg], axis=1)))
-        for p in (poses, again)
-    )
-    np.testing.assert_allclose(is_now, was, atol=1e-7)
+def poses_of(vectors: np.ndarray, origins_A: np.ndarray) -> RelionPoses:
+    """Convert rotation vectors by scipy, which turns objects where RELION turns frames."""
+    angles_deg = Rotation.from_rotvec(vectors.astype(np.float64)).as_euler("ZYZ", degrees=True)
+    values = *angles_deg.T, *np.asarray(origins_A, np.float64).T
+    return RelionPoses.of_columns(dict(zip(LABELS, values, strict=True)))
 
 
 def cs_set(build: SetBuilder, **fields: Any) -> Path:
@@ -346,7 +337,8 @@ def test_cs_file_with_poses(build: SetBuilder, tmp_path: Path) -> None:
     }
     source = cs_set(build, **before)
     poses, rows = some_poses(4), [0, 3, 4, 9]
-    star = written(tmp_path / "out", source, rows, poses)
+    with pytest.warns(CryoLikeWarning, match="6 rows of 10 .* keep the poses they had"):
+        star = written(tmp_path / "out", source, rows, poses)
     old, new = np.load(source), np.load(tmp_path / "out" / "particles_scored.cs")
     assert new.dtype == old.dtype
     others = np.setdiff1d(np.arange(10), rows)
@@ -355,12 +347,45 @@ def test_cs_file_with_poses(build: SetBuilder, tmp_path: Path) -> None:
     np.testing.assert_array_equal(new["uid"], old["uid"])
     np.testing.assert_allclose(new["alignments3D/shift"][rows, 0] * 4, poses.origin_x_A, atol=1e-5)
     assert_poses(star, rows, poses)
-    kept = poses_from_rotation_vectors(
-        old["alignments3D/pose"].astype(np.float64), old["alignments3D/shift"] * 4.0
-    )
+    kept = poses_of(old["alignments3D/pose"], old["alignments3D/shift"] * 4.0)
     frame = starfile.read(star)["particles"].iloc[others]
     np.testing.assert_allclose(frame["rlnOriginXAngst"], kept.origin_x_A[others], atol=1e-6)
     np.testing.assert_allclose(frame["rlnAngleTilt"], kept.tilt_deg[others], atol=1e-6)
+
+
+def test_poses_of_a_passthrough_file(build: SetBuilder, tmp_path: Path) -> None:
+    """Rows without a score keep the poses that came from there, though the field is a new one."""
+    rng = np.random.default_rng(2)
+    fields = {
+        "alignments3D/pose": rng.normal(size=(10, 3)).astype("<f4"),
+        "alignments3D/shift": rng.normal(size=(10, 2)).astype("<f4"),
+        "alignments3D/psize_A": np.full(10, 4.0, "<f4"),
+    }
+    source = cs_set(build)
+    uid = np.load(source)["uid"]
+    dtype = [("uid", "<u8"), *((k, v.dtype, v.shape[1:]) for k, v in fields.items())]
+    other = np.zeros(10, dtype)
+    for name, values in ({"uid": uid} | fields).items():
+        other[name] = values
+    passthrough = tmp_path / "more_passthrough.cs"
+    with passthrough.open("wb") as file:
+        np.save(file, other)
+    table = read_particles(source, passthrough=[passthrough])
+    poses, rows = some_poses(3), np.array([7, 0, 2])
+    with pytest.warns(CryoLikeWarning, match="7 rows of 10 .* keep the poses they had"):
+        write_scored_particles(tmp_path / "out", table, rows, poses, pixel_size_A=2.0, box_px=12)
+    new = np.load(tmp_path / "out" / "particles_scored.cs")
+    others = np.setdiff1d(np.arange(10), rows)
+    ours, theirs = (
+        Rotation.from_rotvec(vectors[others].astype(np.float64))
+        for vectors in (new["alignments3D/pose"], fields["alignments3D/pose"])
+    )
+    assert (theirs.inv() * ours).magnitude().max() < 1e-5
+    shifts_A = new["alignments3D/shift"] * new["alignments3D/psize_A"][:, None]
+    np.testing.assert_allclose(
+        shifts_A[others], 4 * fields["alignments3D/shift"][others], atol=1e-5
+    )
+    np.testing.assert_allclose(new["alignments3D/pose"][rows], rotation_vectors(poses), atol=1e-6)
 
 
 def test_star_file_of_a_cs_file(build: SetBuilder, tmp_path: Path) -> None:
@@ -405,9 +430,7 @@ def test_real_files(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "real" / "cryodrgn" / "cryosparc_P12_J24_001_particles.cs"
     old = np.load(source)
     size_A = float(old["alignments3D/psize_A"][0])
-    poses = poses_from_rotation_vectors(
-        old["alignments3D/pose"].astype(np.float64), old["alignments3D/shift"] * size_A
-    )
+    poses = poses_of(old["alignments3D/pose"], old["alignments3D/shift"] * size_A)
     written(tmp_path / "out", source, range(len(old)), poses, pixel_size_A=size_A)
     new = np.load(tmp_path / "out" / "particles_scored.cs")
     assert new.dtype == old.dtype

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from cryolike.errors import OutputError, UsageError
 from cryolike.physics.rotations import rotation_matrices
-from cryolike.store.scores import RelionPoses, ScoreLayout, ScoreTable, whole_file, write_results
+from cryolike.store.scores import (
+    RelionPoses,
+    ScoreLayout,
+    ScoreTable,
+    read_rejects,
+    read_results,
+    whole_file,
+    write_results,
+)
+from cryolike.store.writer import rejects_csv
 
 COLUMNS = [
     "source_row",
@@ -202,3 +211,33 @@ def test_a_file_is_complete_or_as_before(tmp_path: Path) -> None:
         half_written(target, KeyboardInterrupt())
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("n_structures", [1, 3])
+def test_table_is_read_again(tmp_path: Path, n_structures: int) -> None:
+    """What is read is what was written, to the last digits of angles."""
+    scores = some_scores(n_structures=n_structures)
+    if n_structures == 1:
+        scores = replace(scores, uid=None)
+    write_results(tmp_path, scores)
+    read = read_results(tmp_path)
+    assert read.structures == scores.structures
+    assert read.image_name.tolist() == scores.image_name.tolist()
+    assert (read.uid is None) == (scores.uid is None)
+    if read.uid is not None:
+        assert read.uid.tolist() == some_scores().uid.tolist()  # type: ignore[union-attr]
+    for name in ("source_row", "cross_correlation", "left_out", "log_likelihood_integrated"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(scores, name))
+    for name in ("tilt_rad", "shift_x_A", "shift_y_A"):
+        np.testing.assert_allclose(getattr(read, name), getattr(scores, name), rtol=1e-14)
+    pd.testing.assert_frame_equal(read.to_frame(), scores.to_frame(), rtol=1e-13)
+
+
+def test_rejects_are_read_again(tmp_path: Path) -> None:
+    """With names of any bytes, commas and quotes; none where there is no such file."""
+    files = ["a,b.star", "caf\udce9.star"]
+    rejects = ((0, 3, '1@"x", y.mrcs', "blank"), (1, 0, "2@caf\udce9.mrcs", "a, b; c"))
+    path = tmp_path / "rejects.csv"
+    assert read_rejects(path, files) == ()
+    path.write_bytes(rejects_csv(rejects, files))
+    assert read_rejects(path, files) == rejects

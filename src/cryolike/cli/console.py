@@ -58,19 +58,25 @@ def warn(messages: Iterable[str], label: str = "warning") -> None:
 
 
 @contextmanager
-def warnings_on_the_console() -> Iterator[None]:
-    """Print warnings of the library, each once, like all others while the block runs."""
-    told = set()
+def warnings_on_the_console() -> Iterator[list[str]]:
+    """Print warnings of the library, each once, like all others while the block runs.
+
+    Yields
+    ------
+    list of str
+        What has been told.
+    """
+    told: list[str] = []
 
     def tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, CryoLikeWarning) and str(message) not in told:
-            told.add(str(message))
+            told.append(str(message))
             warn([str(message)])
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", CryoLikeWarning)
         warnings.showwarning = tell
-        yield
+        yield told
 
 
 def fail(message: str, code: int = BAD_DATA) -> NoReturn:

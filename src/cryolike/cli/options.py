@@ -179,7 +179,9 @@ StacksMax = Annotated[
 Resume = Annotated[
     bool,
     typer.Option(
-        "--resume", help="Keep the complete stacks of an interrupted run.", rich_help_panel=_RUN
+        "--resume",
+        help="Go on with an interrupted run: what is complete is kept.",
+        rich_help_panel=_RUN,
     ),
 ]
 Overwrite = Annotated[
@@ -188,7 +190,7 @@ Overwrite = Annotated[
 ]
 Plots = Annotated[
     bool,
-    typer.Option("--plots/--no-plots", help="Draw each stack.", rich_help_panel=_RUN),
+    typer.Option("--plots/--no-plots", help="Draw pictures of what is made.", rich_help_panel=_RUN),
 ]
 Device = Annotated[
     str,

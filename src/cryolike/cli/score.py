@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,18 +21,19 @@ from cryolike.cli.console import (
     warnings_on_the_console,
 )
 from cryolike.conversion import ConvertOptions
-from cryolike.errors import UsageError
+from cryolike.errors import CryoLikeError, UsageError, raise_problems
 from cryolike.io.read import read_particles
+from cryolike.particles import ParticleTable
 from cryolike.physics.likelihood import CountedValues
 from cryolike.progress import progress_bar
 from cryolike.scoring.plan import AtomModel, ScoreOptions, ScorePlan, plan_scoring
-from cryolike.scoring.run import ScoreReport, score_particles
+from cryolike.scoring.run import ScoreReport, check_run, score_particles
 from cryolike.scoring.search import SearchMode
 from cryolike.store import open_stacks
 from cryolike.store.tiles import refuse_existing_scores
+from cryolike.templates import check_structures
 
 _POSES = "Which poses"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 Structures = Annotated[
     list[Path],
@@ -143,6 +144,19 @@ Memory = Annotated[
 ]
 
 
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Also write the files of the published functions for best poses and their matrices: "
+        "templateI/…_stack_STACK.pt, displacements_set.pt, likelihood_matrix/. They are of the "
+        "same comparison, which costs nothing more. The array of all poses is not among them; "
+        "`run_likelihood_full_cross_correlation` writes it.",
+        rich_help_panel="Running",
+    ),
+]
+
+
 @errors_become_exit_codes
 def score(
     particles: Annotated[
@@ -179,6 +193,7 @@ def score(
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
     plots: opt.Plots = True,
+    published: Published = False,
     device: opt.Device = "cpu",
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
@@ -208,12 +223,13 @@ def score(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other: choose one.")
     options = _score_options(given)
-    if not (dry_run or resume or overwrite):
+    if not (resume or overwrite):
         refuse_existing_scores(output)
-    with warnings_on_the_console():
+    with warnings_on_the_console() as told:
         plan = _plan(given, options)
         if dry_run:
-            _say_plan(plan, as_json=json)
+            check_run(plan, output, resume=resume, overwrite=overwrite, device=device)
+            _say_plan(plan, told, as_json=json)
             return
         for notice in plan.notices:
             warn([notice.message], label=notice.level)
@@ -233,7 +249,7 @@ def score(
                 "interrupted. What is computed is kept: run the same command with --resume.",
                 INTERRUPTED,
             )
-    _say_report(report, as_json=json)
+    _say_report(report, told, as_json=json)
 
 
 def _score_options(given: dict[str, Any]) -> ScoreOptions:
@@ -250,46 +266,42 @@ def _score_options(given: dict[str, Any]) -> ScoreOptions:
         local_rad=None if given["local"] is None else float(np.deg2rad(given["local"])),
         refine=given["refine"],
         n_compared=given["n_compared"],
-        memory_bytes=_bytes_of(given["memory"]),
+        memory_bytes=opt.bytes_of(given["memory"]),
         on_bad_image=given["on_bad_image"],
         plots=given["plots"],
+        published=given["published"],
     )
 
 
-def _bytes_of(text: str) -> float:
-    match = re.fullmatch(r"(\d+\.?\d*)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None:
-        raise UsageError(f"--memory {text}: write a number and K, M, G or T, such as 4G.")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-_OF_METADATA = ("rows", "random", "class_label", "pixel_size", "folder", "passthrough")
-"""Options that mean nothing for a set that is converted already."""
+_OF_METADATA: dict[str, Any] = {
+    "rows": "",
+    "random": None,
+    "seed": 0,
+    "class_label": None,
+    "on_bad_row": "error",
+    "accept_ctf_applied": False,
+    "pixel_size": None,
+    "downsample": 1,
+    "downsample_type": "fourier",
+    "contrast": "recorded",
+    "folder": "",
+    "passthrough": None,
+}
+"""Options that mean nothing for a set that is converted already, and their defaults."""
 
 
 def _plan(given: dict[str, Any], options: ScoreOptions) -> ScorePlan:
     descriptor = opt.descriptor_or_none(given["params"])
-    if given["particles"].is_dir():
-        useless = [f"--{name.replace('_', '-')}" for name in _OF_METADATA if given[name]]
-        if given["downsample"] != 1:
-            useless.append("--downsample")
-        if useless:
-            msg = (
-                f"{', '.join(useless)}: {given['particles']} is a converted set, whose images are "
-                "taken as they are. Give the metadata file instead."
-            )
-            raise UsageError(msg)
-        return plan_scoring(
-            open_stacks(given["particles"]), given["structure"], options, descriptor
-        )
-    table = read_particles(
-        given["particles"],
-        passthrough=given["passthrough"] or (),
-        accept_ctf_applied=given["accept_ctf_applied"],
-    )
-    table = opt.chosen_rows(
-        table, given["rows"], given["random"], given["seed"], given["class_label"]
-    )
+    is_converted = given["particles"].is_dir()
+    if is_converted:
+        _refuse_options_of_metadata(given)
+    try:
+        particles = open_stacks(given["particles"]) if is_converted else _read(given)
+    except CryoLikeError as error:
+        _add_problems_of_structures(error, given["structure"])
+        raise
+    if is_converted:
+        return plan_scoring(particles, given["structure"], options, descriptor)
     conversion = ConvertOptions(
         folder=given["folder"],
         pixel_size_A=given["pixel_size"],
@@ -300,10 +312,45 @@ def _plan(given: dict[str, Any], options: ScoreOptions) -> ScorePlan:
         on_bad_image=given["on_bad_image"],
         plots=False,
     )
-    return plan_scoring(table, given["structure"], options, descriptor, conversion)
+    return plan_scoring(particles, given["structure"], options, descriptor, conversion)
 
 
-def _say_plan(plan: ScorePlan, *, as_json: bool) -> None:
+def _refuse_options_of_metadata(given: dict[str, Any]) -> None:
+    changed = [
+        name
+        for name, default in _OF_METADATA.items()
+        if given[name] != default and (given[name] or default)  # no list or an empty one
+    ]
+    if changed:
+        words = ("class" if name == "class_label" else name for name in changed)
+        flags = ", ".join(f"--{word.replace('_', '-')}" for word in words)
+        msg = (
+            f"{flags}: {given['particles']} is a converted set, whose images are taken as they "
+            "are. Give the metadata file instead."
+        )
+        raise UsageError(msg)
+
+
+def _read(given: dict[str, Any]) -> ParticleTable:
+    table = read_particles(
+        given["particles"],
+        passthrough=given["passthrough"] or (),
+        accept_ctf_applied=given["accept_ctf_applied"],
+    )
+    return opt.chosen_rows(
+        table, given["rows"], given["random"], given["seed"], given["class_label"]
+    )
+
+
+def _add_problems_of_structures(error: CryoLikeError, structures: Sequence[Path]) -> None:
+    """Raise what is wrong with structures as well, where anything is."""
+    try:
+        check_structures(structures, None)
+    except CryoLikeError as others:
+        raise_problems([*error.problems, *others.problems])
+
+
+def _say_plan(plan: ScorePlan, told: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         say_json(
             {
@@ -314,7 +361,7 @@ def _say_plan(plan: ScorePlan, *, as_json: bool) -> None:
                 "n_shifts": len(plan.displacements),
                 "n_poses": plan.n_poses,
                 "n_parts": len(plan.blocks) * len(plan.structures),
-                "warnings": [n.message for n in plan.notices if n.level == "warning"],
+                "warnings": [*(n.message for n in plan.notices if n.level == "warning"), *told],
             }
         )
         return
@@ -324,8 +371,9 @@ def _say_plan(plan: ScorePlan, *, as_json: bool) -> None:
     say("dry run: nothing was written")
 
 
-def _say_report(report: ScoreReport, *, as_json: bool) -> None:
+def _say_report(report: ScoreReport, told: Sequence[str], *, as_json: bool) -> None:
     if as_json:
-        say_json(report.to_dict())
+        content = report.to_dict()
+        say_json(content | {"warnings": [*content["warnings"], *told]})
     else:
         say(report.describe(), style="green")

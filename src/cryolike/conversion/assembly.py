@@ -52,12 +52,12 @@ class ConvertedBatch:
     statistics
         Of all images; meaningless for unusable ones.
     pixels
-        All images, normalised.
+        All images, normalised; None where they are not wanted.
     """
 
     unusable: list[str]
     statistics: ImageStatistics
-    pixels: torch.Tensor
+    pixels: torch.Tensor | None
 
 
 class StackAssembly:
@@ -156,7 +156,7 @@ class _StackUnderWay:
         self._draft.append(polar_images)
         self._unusable += batch.unusable
         self._statistics.append(batch.statistics)
-        if not self._plan.options.plots:
+        if batch.pixels is None:
             return
         if any(batch.unusable):
             usable = torch.tensor([not reason for reason in batch.unusable])

@@ -15,11 +15,17 @@ import numpy as np
 import torch
 
 from cryolike.conversion.assembly import ConvertedBatch, Rows, StackAssembly
+from cryolike.conversion.memory import Memory
 from cryolike.conversion.plan import ConversionPlan
 from cryolike.errors import Notice, OutputError, UsageError, counted
 from cryolike.io.mrc import StackReader
 from cryolike.physics.polar import PolarTransform
-from cryolike.physics.preprocess import central_disc_contrast, downsample, normalise, value_span
+from cryolike.physics.preprocess import (
+    Normalisation,
+    central_disc_contrast,
+    downsample,
+    value_span,
+)
 from cryolike.store.layout import OutputLayout
 from cryolike.store.manifest import InputRecord, RunHeader, checksum_of_rows
 from cryolike.store.metadata import ImageStatistics
@@ -32,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 32 * 2**20
 """Images read at once: enough for long runs of a file."""
+
+_N_CHUNKS = 2
+"""Chunks of images whose memory is kept for the next: one is read while another is converted."""
 
 _BATCH_BYTES = 16 * 2**20
 """Polar images of a batch, which one thread makes and another writes."""
@@ -120,6 +129,8 @@ class ImageConverter:
         Its descriptor and options count.
     device
         Where the transform runs.
+    keeps_pixels
+        Whether normalised pixels are wanted too.
 
     Attributes
     ----------
@@ -129,8 +140,14 @@ class ImageConverter:
         How many images each of them should be given at once.
     """
 
-    def __init__(self, plan: ConversionPlan, device: str | torch.device = "cpu") -> None:
-        self._options = plan.options
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        device: str | torch.device = "cpu",
+        *,
+        keeps_pixels: bool = False,
+    ) -> None:
+        self._options, self._keeps_pixels = plan.options, keeps_pixels
         self.transform = PolarTransform.of_descriptor(plan.descriptor, device)
         on_processor = self.transform.device.type == "cpu"
         batch_bytes = _BATCH_BYTES if on_processor else _DEVICE_BATCH_BYTES
@@ -160,19 +177,23 @@ class ImageConverter:
         sign = torch.tensor(contrast_factor, dtype=torch.float64)
         pixels = images.to(self.transform.real_dtype)
         factor = self._options.downsample_factor
-        if factor == 1:
-            prepared = normalise(pixels, sign)
-            span = prepared.span
-        else:
-            span = value_span(pixels).to(torch.float64)
+        if factor > 1:
+            original_span = value_span(pixels).to(torch.float64)
             bright = pixels * sign.to(pixels.dtype)[:, None, None]
-            prepared = normalise(downsample(bright, factor, self._options.downsample_type))
+            pixels = downsample(bright, factor, self._options.downsample_type)
+            normalisation = Normalisation.of_images(pixels)
+        else:
+            normalisation = Normalisation.of_images(pixels, sign)
+            original_span = normalisation.span
         # What downsampling leaves below a millionth of the contrast is rounding
-        blank = prepared.span <= 1e-6 * span
-        is_finite = torch.isfinite(span) & torch.isfinite(prepared.mean)
+        blank = normalisation.span <= 1e-6 * original_span
+        is_finite = torch.isfinite(original_span) & torch.isfinite(normalisation.mean)
         device = self.transform.device
         polar_images, power = self.transform.with_unit_power(
-            prepared.images.to(device), out if device.type == "cpu" else None, n_threads=1
+            pixels.to(device),
+            out if device.type == "cpu" else None,
+            normalisation=normalisation,
+            n_threads=1,
         )
         if polar_images is not out:
             out.copy_(polar_images)
@@ -185,11 +206,11 @@ class ImageConverter:
             unusable=reasons.tolist(),
             statistics=ImageStatistics(
                 contrast_factor=contrast_factor,
-                image_mean=prepared.mean.numpy(),
-                image_largest=prepared.largest.numpy(),
+                image_mean=normalisation.mean.numpy(),
+                image_largest=normalisation.largest.numpy(),
                 polar_norm=power.sqrt().cpu().numpy(),
             ),
-            pixels=prepared.images,
+            pixels=normalisation.apply(pixels) if self._keeps_pixels else None,
         )
 
 
@@ -244,7 +265,7 @@ def convert(
     with writing(folder, CHOOSE_ANOTHER):
         _refuse_overwriting_sources(plan, layout)
     # Whatever can fail does so before results of an earlier run are touched
-    converter = ImageConverter(plan, resolve_device(device))
+    converter = ImageConverter(plan, resolve_device(device), keeps_pixels=plan.options.plots)
     check_free_space(folder, _bytes_needed(plan, layout))
     with RunFolder(folder, _run_header(plan), skip_exist=skip_exist, overwrite=overwrite) as run:
         n_kept = len(run.records)
@@ -288,6 +309,7 @@ class _Pipeline:
         self._factor = contrast_factors(plan)
         box = plan.headers[0].box_px
         self._n_read = max(1, _READ_BYTES // (box * box * 4))
+        self._memory = Memory(_N_CHUNKS)
         self._under_way: deque[tuple[Rows, torch.Tensor, Future[None]]] = deque()
         self._n_done = 0
 
@@ -348,10 +370,13 @@ class _Pipeline:
             self._progress(self._n_done, self._plan.n_images)
 
     def _read(self, chunk: Rows) -> np.ndarray:
-        return read_rows(self._plan, self._reader, np.arange(chunk.start, chunk.stop))
+        rows = np.arange(chunk.start, chunk.stop)
+        return read_rows(self._plan, self._reader, rows, self._memory)
 
 
-def read_rows(plan: ConversionPlan, reader: StackReader, rows: np.ndarray) -> np.ndarray:
+def read_rows(
+    plan: ConversionPlan, reader: StackReader, rows: np.ndarray, memory: Memory | None = None
+) -> np.ndarray:
     """Read the images of some rows, each file once and in its own order.
 
     Parameters
@@ -362,6 +387,8 @@ def read_rows(plan: ConversionPlan, reader: StackReader, rows: np.ndarray) -> np
         To read with.
     rows
         Positions in the plan's table.
+    memory
+        Where the images go; new memory where it is not given.
 
     Returns
     -------
@@ -369,7 +396,8 @@ def read_rows(plan: ConversionPlan, reader: StackReader, rows: np.ndarray) -> np
         float32, (n_rows, N, N), in the order of `rows`.
     """
     box = plan.headers[int(plan.table.image_file_index[rows[0]])].box_px
-    images = np.empty((len(rows), box, box), dtype=np.float32)
+    (pixels,) = (memory or Memory(0)).tensors([((len(rows), box, box), torch.float32)])
+    images: np.ndarray = pixels.numpy()
     files = plan.table.image_file_index[rows]
     order = np.argsort(files, kind="stable")
     edges = np.flatnonzero(np.diff(files[order], prepend=-1))

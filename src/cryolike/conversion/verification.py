@@ -16,7 +16,7 @@ from cryolike.errors import CryoLikeError, IncompleteOutputError, counted
 from cryolike.io.mrc import StackReader
 from cryolike.io.read import read_table_again
 from cryolike.store.layout import OutputLayout
-from cryolike.store.manifest import FileRecord, checksum_of_file, rows_of_ranges
+from cryolike.store.manifest import rows_of_ranges
 from cryolike.store.metadata import CTF_COLUMNS
 from cryolike.store.reader import StackSet, open_stacks
 
@@ -122,26 +122,11 @@ def _damaged_files(stacks: StackSet, progress: Callable[[int, int], None] | None
     files = stacks.manifest.all_files()
     damaged = {}
     for i, file in enumerate(files):
-        if fault := _file_fault(stacks.layout.path(file.name), file):
+        if fault := file.fault(stacks.layout.folder):
             damaged[file.name] = fault
         if progress is not None:
             progress(i + 1, len(files))
     return damaged
-
-
-def _file_fault(path: Path, file: FileRecord) -> str:
-    """Say how a file differs from its record; empty where it does not."""
-    try:
-        size = path.stat().st_size
-        if size != file.n_bytes:
-            return f"{file.name} has {size:,} bytes, was written with {file.n_bytes:,}"
-        if checksum_of_file(path) != file.xxh3_128:
-            return f"{file.name} was changed: its checksum differs"
-    except FileNotFoundError:
-        return f"{file.name} is missing"
-    except OSError as error:
-        return f"{file.name} cannot be read ({error.strerror})"
-    return ""
 
 
 def _folder_faults(stacks: StackSet) -> list[str]:

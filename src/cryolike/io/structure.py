@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryolike.descriptor import ImageDescriptor
-from cryolike.errors import CryoLikeWarning, Problem, UsageError
+from cryolike.descriptor import PIXEL_SIZE_TOLERANCE, ImageDescriptor
+from cryolike.errors import CryoLikeWarning, ImageError, Problem, UsageError
 from cryolike.io.atoms import decompressed_head, is_binary, read_atoms
 from cryolike.io.maps import density_from_array, read_map
 from cryolike.io.models import AtomSettings, atomic_model
@@ -26,6 +26,7 @@ __all__ = [
     "check_fits",
     "read_structure",
     "structure_name",
+    "voxels_inside",
 ]
 
 StructureSource = str | os.PathLike[str] | np.ndarray | torch.Tensor
@@ -117,9 +118,12 @@ def check_fits(structure: AtomicModel | DensityMap, descriptor: ImageDescriptor)
     ------
     UsageError
         Where an atomic model does not fit; the message says what box it needs.
+    ImageError
+        Where all density of a map lies outside.
     """
     grid = descriptor.cartesian_grid
     if isinstance(structure, DensityMap):
+        _check_not_empty(structure, grid.box_size_A)
         lost = _power_outside(structure, grid.box_size_A)
         if lost > _MAX_LOST_POWER:
             message = (
@@ -144,16 +148,60 @@ def check_fits(structure: AtomicModel | DensityMap, descriptor: ImageDescriptor)
     )
 
 
+def voxels_inside(density: DensityMap, box_A: float) -> tuple[slice, slice, slice]:
+    """Tell which voxels of a map lie in a cube around its centre.
+
+    Parameters
+    ----------
+    density
+        The map.
+    box_A
+        Edge of the cube, Å.
+
+    Returns
+    -------
+    tuple of slice
+        Along z, y and x. A cut that is as long on both sides leaves an odd number of voxels, whose
+        middle is the origin.
+    """
+    half_A = box_A / 2 * (1 + PIXEL_SIZE_TOLERANCE)
+    found = [
+        np.flatnonzero(np.abs(np.arange(n) - n // 2) * density.voxel_size_A <= half_A)
+        for n in density.values.shape
+    ]
+    z, y, x = (slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)
+    return z, y, x
+
+
+def _check_not_empty(density: DensityMap, box_A: float) -> None:
+    inside = density.values[voxels_inside(density, box_A)]
+    if inside.min() < inside.max():
+        return
+    size_A = " × ".join(f"{n * density.voxel_size_A:g}" for n in density.values.shape[::-1])
+    raise ImageError(
+        Problem(
+            message=f"there is no density in the box: of the map of {size_A} Å the innermost "
+            f"{box_A:g} Å are all {inside.flat[0]:g}",
+            remedy="Check that it is the map you mean, its voxel size, and that the particle is in "
+            "its middle.",
+            file=density.name,
+            kind="image",
+        )
+    )
+
+
 def _power_outside(density: DensityMap, box_A: float) -> float:
     """Fraction of the power about the mean of its faces that lies outside a centred cube."""
     values = density.values
-    inside = tuple(
-        np.abs(np.arange(n) - n // 2) * density.voxel_size_A <= box_A / 2 for n in values.shape
-    )
-    if all(within.all() for within in inside):
+    in_z, in_y, in_x = voxels_inside(density, box_A)
+    if values[in_z, in_y, in_x].shape == values.shape:
         return 0.0
     faces = [values.take(end, axis) for axis in range(3) for end in (0, -1)]
-    ground = float(np.mean([face.mean(dtype=np.float64) for face in faces]))
-    power = np.square(values - np.float32(ground))
-    total = float(power.sum(dtype=np.float64))
-    return 1 - float(power[np.ix_(*inside)].sum(dtype=np.float64)) / total
+    ground = np.float32(np.mean([face.mean(dtype=np.float64) for face in faces]))
+    total = kept = 0.0
+    for i, section in enumerate(values):  # one at a time: maps can be large
+        power = np.square(section - ground)
+        total += float(power.sum(dtype=np.float64))
+        if in_z.start <= i < in_z.stop:
+            kept += float(power[in_y, in_x].sum(dtype=np.float64))
+    return 1 - kept / total

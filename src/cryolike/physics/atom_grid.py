@@ -21,7 +21,7 @@ from numpy.polynomial import Chebyshev
 from scipy.fft import dst, ifftn, ifftshift, next_fast_len
 from scipy.special import i0e
 
-from cryolike.errors import UsageError
+from cryolike.errors import Problem, UsageError
 from cryolike.physics.scattering import (
     AtomicModel,
     FormFactors,
@@ -29,7 +29,7 @@ from cryolike.physics.scattering import (
     separable,
 )
 
-__all__ = ["SmoothCut", "VoxelDensity", "density_of_atoms"]
+__all__ = ["SmoothCut", "VoxelDensity", "density_of_atoms", "voxels_for_atoms"]
 
 _RATIOS = (1.2, 1.35, 1.5, 1.75)
 _SHARPNESSES = (0.7, 0.85, 1.0, 1.2)
@@ -138,19 +138,7 @@ def density_of_atoms(
     UsageError
         Where that takes more memory than allowed.
     """
-    parts = separable(model.form_factors, frequency_max_per_A, tolerance)
-    farthest_A = float(np.abs(model.positions_A).max())
-    plan = _smallest_plan(parts.basis, farthest_A, frequency_max_per_A, tolerance)
-    # Narrow padding takes a quarter of the memory, and finufft needs the wide one for more digits
-    padding = 1.25 if tolerance > _FINEST_WITH_NARROW_PADDING else 2.0
-    needed_bytes = 16 * plan.n_voxels**3 * (2 + padding**3)
-    if needed_bytes > memory_bytes:
-        msg = (
-            f"{model.name}: templates of these atoms need {needed_bytes / 1e9:.2g} GB of memory, "
-            f"more than the {memory_bytes / 1e9:.2g} GB allowed. Allow more, or use a lower "
-            "resolution factor."
-        )
-        raise UsageError(msg)
+    parts, plan = _plan_within(model, frequency_max_per_A, tolerance, memory_bytes)
     transform = finufft.Plan(
         1,
         (plan.n_voxels,) * 3,
@@ -158,13 +146,47 @@ def density_of_atoms(
         isign=-1,
         dtype="complex128",
         nthreads=n_threads,
-        upsampfac=padding,
+        upsampfac=_padding(tolerance),
         showwarn=0,
     )
     spectrum = _cut_spectrum(model, parts, plan, transform)
     del transform
     values = ifftn(ifftshift(spectrum), overwrite_x=True, workers=n_threads).real
     return VoxelDensity(np.fft.fftshift(values) / plan.voxel_size_A**3, plan.voxel_size_A)
+
+
+def voxels_for_atoms(
+    model: AtomicModel, frequency_max_per_A: float, tolerance: float, memory_bytes: float
+) -> tuple[int, float]:
+    """Tell how many voxels along an axis `density_of_atoms` makes, and their edge in Å.
+
+    Parameters and errors are those of `density_of_atoms`.
+    """
+    _, plan = _plan_within(model, frequency_max_per_A, tolerance, memory_bytes)
+    return plan.n_voxels, plan.voxel_size_A
+
+
+def _plan_within(
+    model: AtomicModel, frequency_max_per_A: float, tolerance: float, memory_bytes: float
+) -> tuple[SeparableFormFactors, _Plan]:
+    """Choose the grid, and refuse one that takes more memory than allowed."""
+    parts = separable(model.form_factors, frequency_max_per_A, tolerance)
+    farthest_A = float(np.abs(model.positions_A).max())
+    plan = _smallest_plan(parts.basis, farthest_A, frequency_max_per_A, tolerance)
+    needed_bytes = 16 * plan.n_voxels**3 * (2 + _padding(tolerance) ** 3)
+    if needed_bytes > memory_bytes:
+        message = (
+            f"{model.name}: templates of these atoms need {needed_bytes / 1e9:.2g} GB of memory, "
+            f"more than the {memory_bytes / 1e9:.2g} GB allowed"
+        )
+        remedy = "Allow more with --memory (memory_bytes), or use a lower resolution factor."
+        raise UsageError(Problem(message=message, remedy=remedy, kind="usage"))
+    return parts, plan
+
+
+def _padding(tolerance: float) -> float:
+    # Narrow padding takes a quarter of the memory, and finufft needs the wide one for more digits
+    return 1.25 if tolerance > _FINEST_WITH_NARROW_PADDING else 2.0
 
 
 def _cut_spectrum(

@@ -21,12 +21,10 @@ from numba.extending import intrinsic
 
 __all__ = [
     "KERNEL_WIDTH",
-    "fill_margins",
-    "interpolate",
-    "normalise",
     "oscillate",
     "pad",
-    "scale_to_unit_power",
+    "polar_images",
+    "statistics",
 ]
 
 KERNEL_WIDTH = {32: 8, 64: 16}
@@ -34,6 +32,9 @@ KERNEL_WIDTH = {32: 8, 64: 16}
 
 Powers of two, so that a row of them fills vectors of the processor.
 """
+
+_LINE_BYTES = 64
+"""Memory that processors fetch and write at once."""
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -73,6 +74,10 @@ def _compiled(
             return run(*arguments)
 
     return run_or_compile_anew
+
+
+_inner = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
+"""For functions that only compiled functions call, and that are kept with those."""
 
 
 @no_type_check
@@ -138,77 +143,74 @@ def _interpolate_point(typing_context, grid, first, row_length, weight_y, weight
 
 @_compiled
 @no_type_check
-def normalise(images, sign, normalised, mean, largest, span):
-    """Subtract means and divide by the largest absolute values.
+def statistics(images, mean, largest, span):
+    """Find what images are normalised by.
 
     Parameters
     ----------
     images
         (n_images, N, N).
-    sign
-        +1 or −1 for each image, which it is multiplied by first.
-    normalised
-        Gets the result.
     mean, largest, span
-        float64, (n_images,): get the mean, what was divided by, and the largest minus the smallest
-        value. The mean is finite only where all pixels are; the others mean nothing elsewhere.
+        float64, (n_images,): get the mean, the largest absolute deviation from it, and the largest
+        minus the smallest value. The mean is finite only where all pixels are; the others mean
+        nothing elsewhere.
     """
-    n = images.shape[1]
+    n = _U(images.shape[1])
+    # Of each column: LLVM makes vectors of these, but not of a single sum and two extremes
+    totals, lows, highs = np.empty(n), np.empty(n, images.dtype), np.empty(n, images.dtype)
     for image in range(images.shape[0]):
-        pixels, result = images[image], normalised[image]
-        total = 0.0
-        low = high = pixels[0, 0]
-        for y in range(n):
+        totals[:] = lows[:] = highs[:] = images[image, 0]
+        for y in range(_U(1), n):
+            line = images[image, y]
             for x in range(n):
-                value = pixels[y, x]
-                total += np.float64(value)
-                low, high = min(low, value), max(high, value)
-        centre = total / (n * n)
-        mean[image] = sign[image] * centre
+                totals[x] += np.float64(line[x])
+                lows[x] = min(lows[x], line[x])
+                highs[x] = max(highs[x], line[x])
+        centre, low, high = totals.sum() / (n * n), np.float64(lows.min()), np.float64(highs.max())
+        mean[image] = centre
         largest[image] = max(high - centre, centre - low)
-        span[image] = np.float64(high) - np.float64(low)
-        factor = sign[image] / largest[image]
-        for y in range(n):
-            for x in range(n):
-                # In double precision: a mean far above the contrast must not be rounded
-                result[y, x] = (np.float64(pixels[y, x]) - centre) * factor
+        span[image] = high - low
 
 
 @_compiled
 @no_type_check
-def pad(images, weight, padded):
+def pad(images, centre, factor, weight, padded):
     """Weight images and put their quadrants into the corners of larger ones.
 
     Parameters
     ----------
     images
         (n_images, N, N).
+    centre, factor
+        float64, (n_images,): images are normalised to (image − centre) · factor first; None for
+        both to leave them as they are.
     weight
         (N, N): they are multiplied by it.
     padded
-        (n_images, S, S): gets the result, the origin pixel floor(N/2) at [0, 0], and zeros between
-        the quadrants.
+        (n_images, S, S): gets the result, the origin pixel floor(N/2) at [0, 0]. What is between
+        the quadrants stays as it is.
     """
     n, side = _U(images.shape[1]), _U(padded.shape[1])
     origin = n // _U(2)
-    end = n - origin
     for image in range(images.shape[0]):
         for y in range(n):
-            source, factor = images[image, y], weight[y]
             line = padded[image, y - origin if y >= origin else y + side - origin]
-            for x in range(end):
-                line[x] = source[origin + x] * factor[origin + x]
-            for x in range(end, side - origin):
-                line[x] = 0
-            for x in range(origin):
-                line[side - origin + x] = source[x] * factor[x]
-        for y in range(end, side - origin):
-            padded[image, y] = 0
+            for part in range(2):
+                half = slice(origin, n) if part else slice(_U(0), origin)
+                source, of_pixel = images[image, y, half], weight[y, half]
+                target = line[: n - origin] if part else line[side - origin :]
+                for x in range(_U(source.size)):
+                    value = source[x]
+                    if centre is not None:
+                        # In double precision: a mean far above the contrast must not be rounded
+                        normalised = (np.float64(value) - centre[image]) * factor[image]
+                        value = padded.dtype.type(normalised)
+                    target[x] = value * of_pixel[x]
 
 
-@_compiled
+@_inner
 @no_type_check
-def fill_margins(half, row_direct, row_conjugate, column, margin, grid):
+def _fill_margins(half, row_direct, row_conjugate, column, margin, grid):
     """Copy half transforms of real images, and what lies around the half, to larger grids.
 
     Parameters
@@ -236,9 +238,9 @@ def fill_margins(half, row_direct, row_conjugate, column, margin, grid):
                     line[2 * end + 1] = -opposite[2 * column[end] + 1]
 
 
-@_compiled
+@_inner
 @no_type_check
-def interpolate(grid, first, weight_y, weight_x, sign, has_opposites, out):
+def _interpolate(grid, first, weight_y, weight_x, sign, out):
     """Interpolate grids at polar points.
 
     Parameters
@@ -252,70 +254,171 @@ def interpolate(grid, first, weight_y, weight_x, sign, has_opposites, out):
         (n_points, width) and (n_points, 2 width): the latter for each real and imaginary part.
     sign
         For each angle −1 where the conjugate is asked for, else +1.
-    has_opposites
-        Whether there are twice as many angles in `out`, the second half conjugate to the first.
     out
-        (n_images, n_shells, complex numbers of a shell): gets the result.
+        (n_images, n_shells, as many complex numbers as angles): gets the result.
     """
     row_length = _U(grid.shape[2])
     image_length = _U(grid.shape[1] * grid.shape[2])
     flat_grid, flat_y, flat_x = grid.ravel(), weight_y.ravel(), weight_x.ravel()
-    n_angles = sign.size
-    for shell in range(out.shape[1]):
-        for image in range(out.shape[0]):
+    n_angles = _U(sign.size)
+    for shell in range(_U(out.shape[1])):
+        for image in range(_U(out.shape[0])):
             line = out[image, shell]
             for angle in range(n_angles):
-                point = _U(shell * n_angles + angle)
-                start = _U(first[point]) + _U(image) * image_length
+                point = shell * n_angles + angle
+                start = _U(first[point]) + image * image_length
                 real, imaginary = _interpolate_point(
                     flat_grid, start, row_length, flat_y, flat_x, point
                 )
-                imaginary *= sign[angle]
-                line[2 * angle] = real
-                line[2 * angle + 1] = imaginary
-                if has_opposites:
-                    line[2 * (n_angles + angle)] = real
-                    line[2 * (n_angles + angle) + 1] = -imaginary
+                line[_U(2) * angle] = real
+                line[_U(2) * angle + _U(1)] = imaginary * sign[angle]
 
 
-@_compiled
+@_inner
 @no_type_check
-def scale_to_unit_power(polar_images, n_angles, has_opposites, shell_weight, power):
-    """Divide polar images by their norms.
+def _integrate_power(polar_images, shell_weight, power):
+    """Integrate |F|².
 
     Parameters
     ----------
     polar_images
-        (n_images, n_shells, complex numbers of a shell): scaled in place.
-    n_angles
-        Angles that are there.
-    has_opposites
-        Whether as many follow, to be filled with the conjugates.
+        (n_images, n_shells, complex numbers of a shell).
     shell_weight
         float64, (n_shells,): weight of a point in an integral.
     power
-        float64, (n_images,): gets the integrals of |F|² before.
+        float64, (n_images,): gets the integrals.
     """
-    n_angles = _U(n_angles)
     for image in range(polar_images.shape[0]):
         total = 0.0
         for shell in range(shell_weight.size):
             line = polar_images[image, shell]
             of_shell = line[0] * line[0]
-            for i in range(_U(1), _U(2) * n_angles):
+            for i in range(_U(1), _U(line.size)):
                 of_shell += line[i] * line[i]
             total += shell_weight[shell] * of_shell
-        power[image] = 2 * total if has_opposites else total
-        factor = polar_images.dtype.type(1 / np.sqrt(power[image]))
-        for shell in range(shell_weight.size):
-            line = polar_images[image, shell]
-            for i in range(_U(2) * n_angles):
-                line[i] *= factor
-            if has_opposites:
-                opposite = line[2 * n_angles :]
-                for i in range(n_angles):
-                    opposite[_U(2) * i] = line[_U(2) * i]
-                    opposite[_U(2) * i + _U(1)] = -line[_U(2) * i + _U(1)]
+        power[image] = total
+
+
+@no_type_check
+@intrinsic
+def _stream(typing_context, target, at, source, start, even, odd):
+    """Write one line of memory past the caches: numbers of a source times `even` and `odd` in turn.
+
+    Where a result is larger than the caches, fetching its memory before writing to it would take
+    as long as writing.
+    """
+    n_lanes = _LINE_BYTES * 8 // target.dtype.bitwidth
+
+    def generate(context, builder, signature, arguments):
+        lane, index = context.get_value_type(target.dtype), ir.IntType(32)
+        vector = ir.VectorType(lane, n_lanes)
+
+        def line(which, offset):
+            array = context.make_helper(builder, signature.args[which], value=arguments[which])
+            return builder.bitcast(builder.gep(array.data, [offset]), vector.as_pointer())
+
+        factors = ir.Constant(vector, ir.Undefined)
+        for i in range(n_lanes):
+            factors = builder.insert_element(factors, arguments[4 + i % 2], index(i))
+        values = builder.load(line(2, arguments[3]), align=context.get_abi_sizeof(lane))
+        written = builder.store(
+            builder.fmul(values, factors), line(0, arguments[1]), align=_LINE_BYTES
+        )
+        written.set_metadata("nontemporal", builder.module.add_metadata([index(1)]))
+        return context.get_dummy_value()
+
+    return types.void(target, at, source, start, even, odd), generate
+
+
+@no_type_check
+@intrinsic
+def _wait_for_streams(typing_context):
+    """Make what was written past the caches visible to other threads."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@partial(_inner, inline="always")
+@no_type_check
+def _write(source, start, n, even, odd, target, at):
+    """Write `n` numbers from `start` on, times `even` and `odd` in turn, past the caches."""
+    n_lanes = _U(_LINE_BYTES // target.itemsize)
+    if (target.ctypes.data + at * target.itemsize) % _LINE_BYTES == 0 and n % n_lanes == 0:
+        for i in range(_U(0), n, n_lanes):
+            _stream(target, at + i, source, start + i, even, odd)
+    else:
+        for i in range(n):
+            target[at + i] = source[start + i] * (odd if i & _U(1) else even)
+
+
+@_inner
+@no_type_check
+def _fill_circle(half, power, out):
+    """Divide polar images by their norms, and fill in the other half of the circle.
+
+    Parameters
+    ----------
+    half
+        (n_images, n_shells, complex numbers of a shell).
+    power
+        float64, (n_images,): squares of the norms.
+    out
+        (n_images, n_shells, as many complex numbers, or twice as many: then the second half is
+        conjugate to the first); gets the result.
+    """
+    n, n_ends = _U(half.shape[2]), out.shape[2] // half.shape[2]
+    source, start, target, at = half.ravel(), _U(0), out.ravel(), _U(0)
+    for image in range(half.shape[0]):
+        factor = half.dtype.type(1 / np.sqrt(power[image]))
+        for _ in range(half.shape[1]):
+            odd = factor
+            for _ in range(n_ends):
+                _write(source, start, n, factor, odd, target, at)
+                at, odd = at + n, -odd
+            start += n
+
+
+@_compiled
+@no_type_check
+def polar_images(half, sources, margin, grid, table, shell_weight, polar, power, out):
+    """Make polar images of half transforms of padded images.
+
+    Parameters
+    ----------
+    half
+        (n_images, S, S/2 + 1 complex numbers).
+    sources, margin
+        As for `PolarPoints`.
+    grid
+        (n_at_once, *`PolarPoints.shape` complex numbers): to work in.
+    table
+        Of each point, or angle, what `_interpolate` takes.
+    shell_weight
+        float64, (n_shells,), weight of a point in an integral, to divide polar images by their
+        norms; None to leave them as they are.
+    polar
+        (n_at_once, n_shells, complex numbers of the angles of `table`): to work in.
+    power
+        float64, (n_images,): gets the squares of the norms where images are divided by them.
+    out
+        (n_images, n_shells, complex numbers of a shell): gets the result.
+    """
+    for start in range(0, half.shape[0], grid.shape[0]):
+        stop = min(start + grid.shape[0], half.shape[0])
+        few, power_of_few = half[start:stop], power[start:stop]
+        near, found = grid[: stop - start], polar[: stop - start]
+        _fill_margins(few, *sources, margin, near)
+        _interpolate(near, *table, found)
+        if shell_weight is None:
+            power_of_few[:] = 1
+        else:
+            _integrate_power(found, shell_weight, power_of_few)
+        _fill_circle(found, power_of_few, out[start:stop])
+    _wait_for_streams()
 
 
 _SINE = tuple(
@@ -340,23 +443,28 @@ def oscillate(phase, slope, swing, envelope, out):
     swing
         Turns, float64, (n_images, n_angles).
     out
-        float32, (n_images, n_shells, any multiple of n_angles): gets the result, and repeats it.
+        float32, contiguous, (n_images, n_shells, any multiple of n_angles): gets the result, and
+        repeats it.
     """
-    n_angles = _U(swing.shape[1])
+    n, n_ends = _U(swing.shape[1]), out.shape[2] // swing.shape[1]
+    values, target, at = np.empty(n, out.dtype), out.ravel(), _U(0)
     for image in range(out.shape[0]):
         of_angle = swing[image]
         for shell in range(out.shape[1]):
-            line = out[image, shell]
             # −sin 2πt = sin 2πx, where x + 1/4 is how far t − 1/4 is from a whole number
             start, factor = phase[image, shell] - 0.25, slope[shell]
-            height = np.float32(envelope[image, shell])
-            for angle in range(n_angles):
-                turns = start + factor * of_angle[angle]
-                x = np.float32(abs(turns - np.floor(turns + 0.5)) - 0.25)
+            for i in range(n):
+                turns = start + factor * of_angle[i]
+                values[i] = turns - np.rint(turns)
+            # Loops of their own for double and single precision use whole vectors of each
+            for i in range(n):
+                x = abs(values[i]) - np.float32(0.25)
                 y = x * x
                 sine = _SINE[5] + y * _SINE[6]
                 sine = _SINE[3] + y * (_SINE[4] + y * sine)
-                sine = x * (_SINE[0] + y * (_SINE[1] + y * (_SINE[2] + y * sine)))
-                line[angle] = height * sine
-            for angle in range(n_angles, _U(line.size)):
-                line[angle] = line[angle - n_angles]
+                values[i] = x * (_SINE[0] + y * (_SINE[1] + y * (_SINE[2] + y * sine)))
+            height = np.float32(envelope[image, shell])
+            for _ in range(n_ends):
+                _write(values, _U(0), n, height, height, target, at)
+                at += n
+    _wait_for_streams()

@@ -26,6 +26,7 @@ from cryolike.units import A_PER_MM, electron_wavelength_A
 
 __all__ = [
     "CtfParameters",
+    "PolarCtf",
     "contrast_transfer_function",
     "ctf_on_pixels",
     "ctf_on_polar_grid",
@@ -126,7 +127,37 @@ def contrast_transfer_function(
     torch.Tensor
         Shape (n_images, *grid), on the device of `spatial_frequency_per_A`.
     """
-    return _values(_terms(parameters, spatial_frequency_per_A, azimuth_rad)).to(dtype)
+    grid = _Grid.of(spatial_frequency_per_A, azimuth_rad)
+    return _values(_terms(parameters, grid)).to(dtype)
+
+
+class _Grid(NamedTuple):
+    """What the function takes of frequencies and azimuths, all float64.
+
+    Parameters
+    ----------
+    of_frequency
+        Powers s², s⁴ and 1, (3, *shape of the frequencies).
+    of_azimuth
+        cos 2θ and sin 2θ, (2, *shape of the azimuths).
+    """
+
+    of_frequency: torch.Tensor
+    of_azimuth: torch.Tensor
+
+    @classmethod
+    def of(cls, spatial_frequency_per_A: torch.Tensor, azimuth_rad: torch.Tensor) -> _Grid:
+        """Prepare a grid, on the device of the frequencies; both get as many axes."""
+        n_axes = max(spatial_frequency_per_A.ndim, azimuth_rad.ndim)
+        frequency_per_A, azimuth = (
+            grid.to(spatial_frequency_per_A.device, torch.float64)[(None,) * (n_axes - grid.ndim)]
+            for grid in (spatial_frequency_per_A, azimuth_rad)
+        )
+        s2 = frequency_per_A.square()
+        return cls(
+            torch.stack([s2, s2.square(), torch.ones_like(s2)]),
+            torch.stack([torch.cos(2 * azimuth), torch.sin(2 * azimuth)]),
+        )
 
 
 class _Terms(NamedTuple):
@@ -150,27 +181,17 @@ class _Terms(NamedTuple):
     envelope: torch.Tensor
 
 
-def _terms(
-    parameters: CtfParameters, spatial_frequency_per_A: torch.Tensor, azimuth_rad: torch.Tensor
-) -> _Terms:
-    device = spatial_frequency_per_A.device
-    n_axes = max(spatial_frequency_per_A.ndim, azimuth_rad.ndim)
-    frequency_per_A, azimuth = (
-        grid.to(device, torch.float64)[(None,) * (n_axes - grid.ndim)]
-        for grid in (spatial_frequency_per_A, azimuth_rad)
-    )
-    s2 = frequency_per_A.square()
-    of_frequency = torch.stack([s2, s2.square(), torch.ones_like(s2)])
-    of_azimuth = torch.stack([torch.cos(2 * azimuth), torch.sin(2 * azimuth)])
-    coefficients = torch.from_numpy(_phase_coefficients(parameters)).to(device)
+def _terms(parameters: CtfParameters, grid: _Grid) -> _Terms:
+    s2 = grid.of_frequency[0]
+    coefficients = torch.from_numpy(_phase_coefficients(parameters)).to(s2.device)
     bfactor, scale = (
-        torch.tensor(column, device=device).reshape(-1, *(1,) * n_axes)
+        torch.tensor(column, device=s2.device).reshape(-1, *(1,) * s2.ndim)
         for column in (parameters.bfactor_A2, parameters.scale)
     )
     return _Terms(
-        phase=torch.tensordot(coefficients[:, :3], of_frequency, dims=1),
+        phase=torch.tensordot(coefficients[:, :3], grid.of_frequency, dims=1),
         s2=s2,
-        swing=torch.tensordot(coefficients[:, 3:], of_azimuth, dims=1),
+        swing=torch.tensordot(coefficients[:, 3:], grid.of_azimuth, dims=1),
         envelope=scale * torch.exp(-0.25 * bfactor * s2),
     )
 
@@ -232,6 +253,81 @@ def ctf_on_pixels(
     return contrast_transfer_function(parameters, torch.hypot(x, y), torch.atan2(y, x), dtype=dtype)
 
 
+class PolarCtf:
+    """Contrast transfer functions on a polar grid, of which is computed once what all share.
+
+    Parameters
+    ----------
+    radius_shells
+        Radii k, shape (n_shells,); the spatial frequency is 2k / `box_size_A`.
+    theta_shell
+        Angles from x (columns) towards y, radians, shape (n_inplanes,).
+    box_size_A
+        Side of the box in Å.
+    device
+        Where they are computed.
+    """
+
+    def __init__(
+        self,
+        radius_shells: np.ndarray | torch.Tensor,
+        theta_shell: np.ndarray | torch.Tensor,
+        box_size_A: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        radius = torch.tensor(radius_shells, dtype=torch.float64, device=device)
+        theta = torch.tensor(theta_shell, dtype=torch.float64, device=device)
+        self._shape = len(radius), len(theta)
+        # The function is even: where all opposite angles are on the grid too, half of them will do
+        n_half = len(theta) // 2
+        has_opposites = len(theta) % 2 == 0 and torch.allclose(
+            theta[n_half:], theta[:n_half] + np.pi, rtol=0, atol=4e-15
+        )
+        angles = theta[:n_half] if has_opposites else theta
+        self._grid = _Grid.of(2 * radius[:, None] / box_size_A, angles[None, :])
+
+    def __call__(
+        self,
+        parameters: CtfParameters,
+        out: torch.Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> torch.Tensor:
+        """Compute those of some images.
+
+        Parameters
+        ----------
+        parameters
+            Of n_images images.
+        out
+            Where to put the result, contiguous and on the device.
+        dtype
+            Of the result where `out` is not given; float32 is several times as fast on a processor.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n_images, n_shells, n_inplanes).
+        """
+        terms = _terms(parameters, self._grid)
+        if out is None:
+            shape = (len(parameters), *self._shape)
+            out = torch.empty(shape, dtype=dtype, device=terms.s2.device)
+        if out.dtype == torch.float32 and out.device.type == "cpu":
+            compiled.oscillate(
+                terms.phase[:, :, 0].numpy() / (2 * np.pi),
+                terms.s2[:, 0].numpy(),
+                terms.swing[:, 0].numpy() / (2 * np.pi),
+                terms.envelope[:, :, 0].numpy(),
+                out.numpy(),
+            )
+        else:
+            values = _values(terms)
+            for start in range(0, out.shape[2], values.shape[2]):
+                out[:, :, start : start + values.shape[2]] = values
+        return out
+
+
 def ctf_on_polar_grid(
     parameters: CtfParameters,
     radius_shells: np.ndarray | torch.Tensor,
@@ -240,7 +336,6 @@ def ctf_on_polar_grid(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
-    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Contrast transfer functions on a polar grid.
 
@@ -248,44 +343,15 @@ def ctf_on_polar_grid(
     ----------
     parameters
         Of n_images images.
-    radius_shells
-        Radii k, shape (n_shells,); the spatial frequency is 2k / `box_size_A`.
-    theta_shell
-        Angles from x (columns) towards y, radians, shape (n_inplanes,).
-    box_size_A
-        Side of the box in Å.
-    dtype, device
-        Of the result; float32 is made several times as fast on a processor.
-    out
-        Where to put the result, of that type and on that device.
+    radius_shells, theta_shell, box_size_A, device
+        As for `PolarCtf`.
+    dtype
+        Of the result.
 
     Returns
     -------
     torch.Tensor
         Shape (n_images, n_shells, n_inplanes).
     """
-    radius = torch.tensor(radius_shells, dtype=torch.float64, device=device)
-    theta = torch.tensor(theta_shell, dtype=torch.float64, device=device)
-    # The function is even: where all opposite angles are on the grid too, one half gives the other
-    n_half = len(theta) // 2
-    has_opposites = len(theta) % 2 == 0 and torch.allclose(
-        theta[n_half:], theta[:n_half] + np.pi, rtol=0, atol=4e-15
-    )
-    angles = theta[:n_half] if has_opposites else theta
-    terms = _terms(parameters, 2 * radius[:, None] / box_size_A, angles[None, :])
-    if out is None:
-        shape = len(parameters), len(radius), len(theta)
-        out = torch.empty(shape, dtype=dtype, device=device)
-    if out.dtype == torch.float32 and out.device.type == "cpu":
-        compiled.oscillate(
-            terms.phase[:, :, 0].numpy() / (2 * np.pi),
-            terms.s2[:, 0].numpy(),
-            terms.swing[:, 0].numpy() / (2 * np.pi),
-            terms.envelope[:, :, 0].numpy(),
-            out.numpy(),
-        )
-    else:
-        values = _values(terms)
-        for start in range(0, len(theta), len(angles)):
-            out[:, :, start : start + len(angles)] = values
-    return out
+    grid = PolarCtf(radius_shells, theta_shell, box_size_A, device)
+    return grid(parameters, dtype=dtype)

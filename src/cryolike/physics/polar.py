@@ -10,8 +10,8 @@ Axes: x is the fast axis (columns), y the slow axis (rows), θ runs from +x towa
 
 from __future__ import annotations
 
-import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +26,16 @@ from cryolike.grids import CartesianGrid2D, PolarGrid
 from cryolike.physics import compiled
 from cryolike.physics.compiled import KERNEL_WIDTH
 from cryolike.physics.gridding import KaiserBessel, PolarPoints, padded_side
+from cryolike.physics.preprocess import Normalisation
 from cryolike.threads import n_usable_cores, single_threaded_workers
 
 __all__ = ["PolarTransform"]
 
-_CACHE_BYTES = 2**20
-"""Padded transforms worked on at once: what a core's own cache holds."""
+_CACHE_BYTES = 2**19
+"""Padded transforms that are interpolated at once: what a core's own cache holds."""
+
+_N_CACHES = 4
+"""How many times as many are padded and transformed at once: a call costs as much as some rows."""
 
 
 class PolarTransform:
@@ -65,15 +69,15 @@ class PolarTransform:
             msg = f"radius_max is {polar.radius_max:g}; Nyquist is at {pixels.side_px / 4:g}."
             raise UsageError(msg)
         width = KERNEL_WIDTH[32 if self.precision is Precision.SINGLE else 64]
-        n, self._side = pixels.side_px, padded_side(pixels.side_px, width)
-        kernel = KaiserBessel(width, self._side / n)
-        self._points = PolarPoints.of_grid(polar, n, self._side, kernel)
+        n, side = pixels.side_px, padded_side(pixels.side_px, width)
+        kernel = KaiserBessel(width, side / n)
+        self._points = PolarPoints.of_grid(polar, n, side, kernel)
         # 4π/N over the transform of the kernel, so that interpolation is exact for each pixel
-        along_axis = kernel.transform(pixels.offsets_px / self._side)
+        along_axis = kernel.transform(pixels.offsets_px / side)
         weight = 4 * np.pi / n / np.outer(along_axis, along_axis)
         self._preweight = torch.from_numpy(weight).to(self.device, self.real_dtype)
         make = _OnProcessor if self.device.type == "cpu" else _OnDevice
-        self._steps: _OnProcessor | _OnDevice = make(self._points, self._preweight)
+        self._steps: _OnProcessor | _OnDevice = make(self._points, self._preweight, polar)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Build it anew where it arrives: that is quicker than sending its tables."""
@@ -120,17 +124,14 @@ class PolarTransform:
         Tensor
             (n_images, n_shells, n_inplanes) of `complex_dtype`.
         """
-
-        def transform_few(few: Tensor, polar_images: Tensor, _part: slice) -> None:
-            self._steps.interpolate(self._half_transform(few), polar_images)
-
-        return self._in_parts(images, out, n_threads, transform_few)
+        return self._in_parts(images, out, None, None, n_threads)
 
     def with_unit_power(
         self,
         images: Float[Tensor, "n_images side side"],
         out: Complex[Tensor, "n_images n_shells n_inplanes"] | None = None,
         *,
+        normalisation: Normalisation | None = None,
         n_threads: int | None = None,
     ) -> tuple[Complex[Tensor, "n_images n_shells n_inplanes"], Float[Tensor, " n_images"]]:
         """Transform images and divide each polar image by its norm over the polar grid.
@@ -139,6 +140,8 @@ class PolarTransform:
         ----------
         images, out, n_threads
             As for a call.
+        normalisation
+            Applied to the images first, on the way.
 
         Returns
         -------
@@ -147,19 +150,15 @@ class PolarTransform:
             (n_images,).
         """
         power = torch.empty(images.shape[0], dtype=torch.float64, device=self.device)
-
-        def transform_few(few: Tensor, polar_images: Tensor, part: slice) -> None:
-            half = self._half_transform(few)
-            power[part] = self._steps.interpolate_to_unit_power(half, polar_images, self.polar)
-
-        return self._in_parts(images, out, n_threads, transform_few), power
+        return self._in_parts(images, out, normalisation, power, n_threads), power
 
     def _in_parts(
         self,
         images: Tensor,
         out: Tensor | None,
+        normalisation: Normalisation | None,
+        power: Tensor | None,
         n_threads: int | None,
-        transform_few: Callable[[Tensor, Tensor, slice], None],
     ) -> Tensor:
         """Work on as many images at once as suits the device, on as many threads as asked for."""
         side = self.pixels.side_px
@@ -173,75 +172,78 @@ class PolarTransform:
         if out.shape != shape or out.dtype != self.complex_dtype or not out.is_contiguous():
             msg = f"out must be contiguous {self.complex_dtype} of shape {shape}"
             raise UsageError(msg)
-        n_at_once = self._steps.n_at_once
-        parts = [slice(i, i + n_at_once) for i in range(0, len(images), n_at_once)]
+        transform_part = self._steps.of_images(images, out, normalisation, power)
         if n_threads is None:
             n_threads = n_usable_cores() if self.device.type == "cpu" else 1
-        n_threads = min(n_threads, len(parts))
-        if n_threads <= 1:
+        n_at_once = min(self._steps.n_at_once, max(1, -(-len(images) // n_threads)))
+        parts = [slice(i, i + n_at_once) for i in range(0, len(images), n_at_once)]
+        if min(n_threads, len(parts)) <= 1:
             for part in parts:
-                transform_few(images[part], out[part], part)
+                transform_part(part)
         else:
             with single_threaded_workers(n_threads) as workers:
-                list(workers.map(lambda part: transform_few(images[part], out[part], part), parts))
+                list(workers.map(transform_part, parts))
         return out
-
-    def _half_transform(self, images: Tensor) -> Tensor:
-        half: Tensor = torch.fft.rfft2(self._steps.pad(images, self._side))
-        return half
 
 
 class _OnProcessor:
     """Padding and interpolation by loops compiled for the processor."""
 
-    def __init__(self, points: PolarPoints, preweight: Tensor) -> None:
-        self._preweight = preweight.numpy()
+    def __init__(self, points: PolarPoints, preweight: Tensor, polar: PolarGrid) -> None:
+        self._preweight, self._side = preweight.numpy(), points.side
         real = self._preweight.dtype
-        self._shape = points.shape[0], 2 * points.shape[1]
-        self._sources, self._margin = points.sources, points.margin
         # Compiled code counts real numbers
         first = (points.first[0] * points.shape[1] + points.first[1]) * 2
-        self._table = (
+        table = (
             first.astype(np.uint32),
             points.weight_y.astype(real),
             np.repeat(points.weight_x, 2, axis=1).astype(real),
             np.where(points.is_conjugate, -1, 1).astype(real),
         )
-        self._n_angles, self._has_opposites = len(points.is_conjugate), points.has_opposites
-        grid_bytes = real.itemsize * self._shape[0] * self._shape[1]
-        self.n_at_once = max(1, _CACHE_BYTES // grid_bytes)
-        self._of_thread = threading.local()
-
-    def _scratch(self, name: str, *shape: int) -> np.ndarray:
-        """Memory that a thread uses again and again: new memory would cost more than the work."""
-        held: np.ndarray | None = getattr(self._of_thread, name, None)
-        if held is None or len(held) < shape[0]:
-            held = np.empty(shape, dtype=self._preweight.dtype)
-            setattr(self._of_thread, name, held)
-        return held[: shape[0]]
-
-    def pad(self, images: Tensor, side: int) -> Tensor:
-        padded = self._scratch("padded", len(images), side, side)
-        compiled.pad(images.numpy(), self._preweight, padded)
-        return torch.from_numpy(padded)
-
-    def interpolate(self, half: Tensor, out: Tensor) -> None:
-        self._interpolate(half, _real_values(out), has_opposites=self._has_opposites)
-
-    def interpolate_to_unit_power(self, half: Tensor, out: Tensor, polar: PolarGrid) -> Tensor:
-        # The opposite angles are filled in when the norm is known
-        values, power = _real_values(out), torch.empty(len(out), dtype=torch.float64)
-        self._interpolate(half, values, has_opposites=False)
-        compiled.scale_to_unit_power(
-            values, self._n_angles, self._has_opposites, polar.point_weight_shells, power.numpy()
+        self._sources, self._margin, self._table = points.sources, points.margin, table
+        n_angles = len(points.is_conjugate)
+        self._weights = polar.point_weight_shells * (polar.n_inplanes / n_angles)
+        n_values = points.shape[0] * 2 * points.shape[1]
+        n_in_cache = max(1, _CACHE_BYTES // (real.itemsize * n_values))
+        self._shapes = (
+            (n_in_cache, points.shape[0], 2 * points.shape[1]),
+            (n_in_cache, polar.n_shells, 2 * n_angles),
         )
-        return power
+        self.n_at_once = _N_CACHES * n_in_cache
+        self._idle: deque[list[np.ndarray]] = deque()
 
-    def _interpolate(self, half: Tensor, out: np.ndarray, *, has_opposites: bool) -> None:
-        values = _real_values(half)
-        grid = self._scratch("grid", len(values), *self._shape)
-        compiled.fill_margins(values, *self._sources, self._margin, grid)
-        compiled.interpolate(grid, *self._table, has_opposites, out)
+    def of_images(
+        self,
+        images: Tensor,
+        out: Tensor,
+        normalisation: Normalisation | None,
+        power: Tensor | None,
+    ) -> Callable[[slice], None]:
+        """Make the function that transforms a part of the images."""
+        pixels, values = images.numpy(), _real_values(out)
+        how = None if normalisation is None else normalisation.centre_and_factor
+        weights = None if power is None else self._weights
+        powers = np.empty(len(out)) if power is None else power.numpy()
+
+        def transform_part(part: slice) -> None:
+            few, few_out = pixels[part], values[part]
+            centre, factor = (None, None) if how is None else (how[0][part], how[1][part])
+            padded, grid, polar = workspace = self._workspace()
+            compiled.pad(few, centre, factor, self._preweight, padded[: len(few)])
+            half = torch.fft.rfft2(torch.from_numpy(padded[: len(few)]))
+            given = _real_values(half), self._sources, self._margin, grid, self._table
+            compiled.polar_images(*given, weights, polar, powers[part], few_out)
+            self._idle.append(workspace)
+
+        return transform_part
+
+    def _workspace(self) -> list[np.ndarray]:
+        """Memory for one thread, zero at first: new memory each time would cost more than work."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            padded = (self.n_at_once, self._side, self._side)
+            return [np.zeros(shape, self._preweight.dtype) for shape in (padded, *self._shapes)]
 
 
 def _real_values(values: Tensor) -> np.ndarray:
@@ -255,9 +257,10 @@ class _OnDevice:
 
     n_at_once = 512
 
-    def __init__(self, points: PolarPoints, preweight: Tensor) -> None:
+    def __init__(self, points: PolarPoints, preweight: Tensor, polar: PolarGrid) -> None:
         self._points, self._preweight = points, preweight
         device = preweight.device
+        self._weights = torch.as_tensor(polar.point_weight_shells, device=device)
         self._sources = [torch.from_numpy(indices).to(device) for indices in points.sources]
         self._is_conjugate = torch.from_numpy(points.is_conjugate).to(device)
         near = np.arange(points.weight_x.shape[1])
@@ -270,12 +273,31 @@ class _OnDevice:
             n_columns=n_rows * n_columns,
         ).to(device)
 
-    def pad(self, images: Tensor, side: int) -> Tensor:
-        n = images.shape[-1]
+    def of_images(
+        self,
+        images: Tensor,
+        out: Tensor,
+        normalisation: Normalisation | None,
+        power: Tensor | None,
+    ) -> Callable[[slice], None]:
+        """Make the function that transforms a part of the images."""
+
+        def transform_part(part: slice) -> None:
+            few = images[part]
+            if normalisation is not None:
+                few = normalisation.take(part).apply(few)
+            self._interpolate(torch.fft.rfft2(self._pad(few)), out[part])
+            if power is not None:
+                power[part] = self._to_unit_power(out[part])
+
+        return transform_part
+
+    def _pad(self, images: Tensor) -> Tensor:
+        n, side = images.shape[-1], self._points.side
         padded = torch.nn.functional.pad(images * self._preweight, (0, side - n, 0, side - n))
         return padded.roll((-(n // 2), -(n // 2)), dims=(1, 2))
 
-    def interpolate(self, half: Tensor, out: Tensor) -> None:
+    def _interpolate(self, half: Tensor, out: Tensor) -> None:
         row_direct, row_conjugate, column = self._sources
         margin, n_angles = self._points.margin, len(self._is_conjugate)
         left, right = (
@@ -291,12 +313,10 @@ class _OnDevice:
         if self._points.has_opposites:
             out[:, :, n_angles:] = out[:, :, :n_angles].conj()
 
-    def interpolate_to_unit_power(self, half: Tensor, out: Tensor, polar: PolarGrid) -> Tensor:
-        self.interpolate(half, out)
-        values = torch.view_as_real(out)
+    def _to_unit_power(self, polar_images: Tensor) -> Tensor:
+        values = torch.view_as_real(polar_images)
         shell_norms = torch.linalg.vector_norm(values.flatten(-2), dim=-1).to(torch.float64)
-        weights = torch.as_tensor(polar.point_weight_shells, device=out.device)
-        power: Tensor = shell_norms.square() @ weights
+        power: Tensor = shell_norms.square() @ self._weights
         values *= power.rsqrt().to(values.dtype)[:, None, None, None]
         return power
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,12 +16,11 @@ from cryolike.physics import compiled
 
 __all__ = [
     "DownsampleType",
-    "NormalisedImages",
+    "Normalisation",
     "central_disc_contrast",
     "check_downsampling",
     "downsample",
     "indivisible_box",
-    "normalise",
     "value_span",
 ]
 
@@ -107,57 +107,66 @@ def _crop_in_fourier_space(images: Tensor, smaller: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NormalisedImages:
-    """Images of zero mean and largest absolute value 1, and what was taken away.
+class Normalisation:
+    """What makes images of zero mean and largest absolute value 1: (sign · image − mean) / largest.
 
     Parameters
     ----------
-    images
-        (n_images, N, N); original times sign = images · largest + mean.
+    sign
+        +1 or −1 for each image, float64, (n_images,).
     mean, largest
         float64, (n_images,). The mean is finite only where all pixels are.
     span
-        Largest minus smallest value of each original, float64, (n_images,).
+        Largest minus smallest value of each image, float64, (n_images,).
     """
 
-    images: Float[Tensor, "n_images side side"]
+    sign: Float[Tensor, " n_images"]
     mean: Float[Tensor, " n_images"]
     largest: Float[Tensor, " n_images"]
     span: Float[Tensor, " n_images"]
 
+    @classmethod
+    def of_images(
+        cls,
+        images: Float[Tensor, "n_images side side"],
+        sign: Float[Tensor, " n_images"] | None = None,
+    ) -> Normalisation:
+        """Look at images.
 
-def normalise(
-    images: Float[Tensor, "n_images side side"], sign: Float[Tensor, " n_images"] | None = None
-) -> NormalisedImages:
-    """Subtract each image's mean, then divide by its largest absolute value.
+        Parameters
+        ----------
+        images
+            On the processor; what is found for constant images, but for their span, and for those
+            that are not finite means nothing.
+        sign
+            float64, +1 or −1 for each image; +1 where it is not given.
+        """
+        n_images = len(images)
+        sign = torch.ones(n_images, dtype=torch.float64) if sign is None else sign
+        mean, largest, span = torch.empty(3, n_images, dtype=torch.float64)
+        compiled.statistics(
+            images.contiguous().numpy(), *(x.numpy() for x in (mean, largest, span))
+        )
+        return cls(sign=sign, mean=sign * mean, largest=largest, span=span)
 
-    Parameters
-    ----------
-    images
-        On the processor; what comes of constant images and of those that are not finite means
-        nothing.
-    sign
-        float64, +1 or −1 for each image, which it is multiplied by first.
+    @property
+    def centre_and_factor(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the formula (image − centre) · factor, which is the same and quicker; float64."""
+        return (self.sign * self.mean).numpy(), (self.sign / self.largest).numpy()
 
-    Returns
-    -------
-    NormalisedImages
-        In the precision of the input, statistics in float64.
-    """
-    n_images = len(images)
-    sign = torch.ones(n_images, dtype=torch.float64) if sign is None else sign
-    result = NormalisedImages(
-        images=torch.empty_like(images, memory_format=torch.contiguous_format),
-        mean=torch.empty(n_images, dtype=torch.float64),
-        largest=torch.empty(n_images, dtype=torch.float64),
-        span=torch.empty(n_images, dtype=torch.float64),
-    )
-    compiled.normalise(
-        images.contiguous().numpy(),
-        sign.numpy(),
-        *(x.numpy() for x in (result.images, result.mean, result.largest, result.span)),
-    )
-    return result
+    def take(self, part: slice) -> Normalisation:
+        """Only that of some of the images."""
+        return Normalisation(**{name: values[part] for name, values in vars(self).items()})
+
+    def apply(
+        self, images: Float[Tensor, "n_images side side"]
+    ) -> Float[Tensor, "n_images side side"]:
+        """Normalise images, on any device, in their own precision."""
+        centre, factor = (
+            torch.from_numpy(x).to(images.device)[:, None, None] for x in self.centre_and_factor
+        )
+        # In double precision: a mean far above the contrast must not be rounded
+        return ((images - centre) * factor).to(images.dtype)
 
 
 def value_span(images: Float[Tensor, "n_images side side"]) -> Float[Tensor, " n_images"]:

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from cryolike.descriptor import ImageDescriptor, Precision
-from cryolike.errors import UsageError
-from cryolike.physics.atom_grid import VoxelDensity, density_of_atoms
+from cryolike.errors import Problem, UsageError
+from cryolike.physics.atom_grid import VoxelDensity, density_of_atoms, voxels_for_atoms
 from cryolike.physics.rotations import rotation_matrices
 from cryolike.physics.scattering import AtomicModel, DensityMap
 from cryolike.threads import n_usable_cores
 
-__all__ = ["CentralSlices"]
+__all__ = ["CentralSlices", "check_memory"]
 
 _TOLERANCE = {Precision.SINGLE: 1e-6, Precision.DOUBLE: 1e-12}
 _TOLERANCE_OF_ATOMS = {Precision.SINGLE: 3e-6, Precision.DOUBLE: 3e-10}
@@ -72,7 +72,7 @@ class CentralSlices:
         n_threads = n_usable_cores() if n_threads is None else n_threads
         polar, self._precision = descriptor.polar_grid, descriptor.precision
         self._shape = polar.n_shells, polar.n_inplanes
-        frequency_per_A = 2 * polar.radius_shells / descriptor.cartesian_grid.box_size_A
+        frequency_per_A = _frequencies_per_A(descriptor)
         if isinstance(structure, AtomicModel):
             density = density_of_atoms(
                 structure,
@@ -84,38 +84,24 @@ class CentralSlices:
         else:
             density = VoxelDensity(_without_margins(structure.values), structure.voxel_size_A)
         voxel_A = density.voxel_size_A
-        self._n_known = int(np.searchsorted(frequency_per_A, 1 / (2 * voxel_A) * (1 + 1e-9)))
-        self._has_opposites = polar.n_inplanes % 2 == 0
-        n_angles = polar.n_inplanes // 2 if self._has_opposites else polar.n_inplanes
+        self._n_known, n_angles = _computed_points(descriptor, voxel_A)
+        self._has_opposites = n_angles < polar.n_inplanes
         theta_rad = polar.theta_shell[:n_angles]
         radians = 2 * np.pi * voxel_A * frequency_per_A[: self._n_known]
         directions = np.stack([np.cos(theta_rad), np.sin(theta_rad)])
         self._plane = (directions[:, None, :] * radians[:, None]).reshape(2, -1)
         self._values = density.values.astype(np.complex128) * voxel_A**3
-        of_view = self._plane.shape[1] * _BYTES_OF_POINT + descriptor.polar_image_bytes
-        self._make_plan(memory_bytes, of_view, n_threads)
-
-    def _make_plan(self, memory_bytes: float, of_view: int, n_threads: int) -> None:
-        """Choose how much to pad, and how many views to work on at once."""
-        for padding in _PADDINGS[self._precision]:
-            n_padded = math.prod(math.ceil(padding * side) for side in self._values.shape)
-            taken = self._values.nbytes + 16 * n_padded
-            n_views = int((memory_bytes - taken) // of_view)
-            if n_views > 0 and taken < memory_bytes / 2:
-                break
-        if n_views < 1:
-            msg = (
-                f"slices of {'×'.join(map(str, self._values.shape))} voxels need "
-                f"{(taken + of_view) / 1e9:.2g} GB of memory, more than the "
-                f"{memory_bytes / 1e9:.2g} GB allowed. Allow more, or give a smaller map."
-            )
-            raise UsageError(msg)
+        shape, of_view = self._values.shape, _bytes_of_view(descriptor, self._plane.shape[1])
+        padding, n_views = _padding_and_views(
+            structure.name, shape, of_view, self._precision, memory_bytes
+        )
+        n_padded = _n_padded(shape, padding)
         enough = math.ceil(_MOST_POINTS_PER_VOXEL * n_padded / max(1, self._plane.shape[1]))
         self.n_views_at_once = min(n_views, enough)
         """Views that one FFT serves within the memory allowed."""
         self._transform = finufft.Plan(
             2,
-            self._values.shape,
+            shape,
             1,
             _TOLERANCE[self._precision],
             -1,
@@ -170,6 +156,76 @@ class CentralSlices:
         slices[:, :, :n_angles] = values
         if self._has_opposites:
             np.conjugate(slices[:, :, :n_angles], out=slices[:, :, n_angles:])
+
+
+def check_memory(
+    structure: AtomicModel | DensityMap, descriptor: ImageDescriptor, memory_bytes: float
+) -> None:
+    """Check that slices can be made within the memory allowed, without making them.
+
+    Parameters
+    ----------
+    structure, descriptor, memory_bytes
+        As for `CentralSlices`.
+
+    Raises
+    ------
+    UsageError
+        Where `CentralSlices` would.
+    """
+    precision = descriptor.precision
+    shape: tuple[int, ...]
+    if isinstance(structure, AtomicModel):
+        farthest_per_A = float(_frequencies_per_A(descriptor)[-1])
+        tolerance = _TOLERANCE_OF_ATOMS[precision]
+        side, voxel_A = voxels_for_atoms(structure, farthest_per_A, tolerance, memory_bytes)
+        shape = (side,) * 3
+    else:
+        shape, voxel_A = _without_margins(structure.values).shape, structure.voxel_size_A
+    of_view = _bytes_of_view(descriptor, math.prod(_computed_points(descriptor, voxel_A)))
+    _padding_and_views(structure.name, shape, of_view, precision, memory_bytes)
+
+
+def _frequencies_per_A(descriptor: ImageDescriptor) -> np.ndarray:
+    """Spatial frequency of each shell."""
+    shells: np.ndarray = descriptor.polar_grid.radius_shells
+    return 2 * shells / descriptor.cartesian_grid.box_size_A
+
+
+def _computed_points(descriptor: ImageDescriptor, voxel_size_A: float) -> tuple[int, int]:
+    """Shells up to the Nyquist frequency of voxels, and angles whose opposites are not computed."""
+    nyquist_per_A = 1 / (2 * voxel_size_A) * (1 + 1e-9)
+    n_angles = descriptor.polar_grid.n_inplanes
+    n_known = int(np.searchsorted(_frequencies_per_A(descriptor), nyquist_per_A))
+    return n_known, n_angles // 2 if n_angles % 2 == 0 else n_angles
+
+
+def _bytes_of_view(descriptor: ImageDescriptor, n_points: int) -> int:
+    return n_points * _BYTES_OF_POINT + descriptor.polar_image_bytes
+
+
+def _n_padded(shape: tuple[int, ...], padding: float) -> int:
+    return math.prod(math.ceil(padding * side) for side in shape)
+
+
+def _padding_and_views(
+    name: str, shape: tuple[int, ...], of_view: int, precision: Precision, memory_bytes: float
+) -> tuple[float, int]:
+    """Choose how much to pad, and count the views that fit in memory at once."""
+    for padding in _PADDINGS[precision]:
+        taken = 16 * (math.prod(shape) + _n_padded(shape, padding))
+        n_views = int((memory_bytes - taken) // of_view)
+        if n_views > 0 and taken < memory_bytes / 2:
+            break
+    if n_views < 1:
+        message = (
+            f"{name}: slices of {'×'.join(map(str, shape))} voxels need "
+            f"{(taken + of_view) / 1e9:.2g} GB of memory, more than the "
+            f"{memory_bytes / 1e9:.2g} GB allowed"
+        )
+        remedy = "Allow more with --memory (memory_bytes), or give a smaller map."
+        raise UsageError(Problem(message=message, remedy=remedy, kind="usage"))
+    return padding, n_views
 
 
 def _without_margins(values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from cryolike.scoring.figures import (
 from cryolike.scoring.plan import ScorePlan, templates_of
 from cryolike.store.scores import ScoreTable
 
-__all__ = ["Gallery", "as_seen", "draw_scores", "make_gallery"]
+__all__ = ["Gallery", "as_seen", "draw_scores", "make_gallery", "picture_names"]
 
 N_SHOWN = 8
 """Images that are shown beside their templates."""
@@ -46,6 +46,15 @@ class Gallery:
     templates: np.ndarray
     labels: tuple[str, ...]
     low_pass_A: float
+
+
+def picture_names(n_structures: int) -> tuple[str, ...]:
+    """Name the pictures that `draw_scores` draws."""
+    return _first_picture(n_structures), "correlations", "directions", "gallery"
+
+
+def _first_picture(n_structures: int) -> str:
+    return "likelihood_ratios" if n_structures > 1 else "pose_sharpness"
 
 
 def draw_scores(plan: ScorePlan, scores: ScoreTable, rows: np.ndarray) -> dict[str, Figure]:
@@ -78,7 +87,7 @@ def draw_scores(plan: ScorePlan, scores: ScoreTable, rows: np.ndarray) -> dict[s
     )
     gallery = make_gallery(plan, scores, rows)
     return {
-        "likelihood_ratios" if len(scores.structures) > 1 else "pose_sharpness": ratios,
+        _first_picture(len(scores.structures)): ratios,
         "correlations": figure_of_correlations(scores.cross_correlation, scores.structures),
         "directions": figure_of_directions(
             scores.rot_rad[images, best],

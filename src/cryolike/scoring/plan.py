@@ -20,28 +20,41 @@ from cryolike.conversion.plan import (
     bytes_in_words,
     plan_conversion,
 )
-from cryolike.descriptor import PIXEL_SIZE_TOLERANCE, ImageDescriptor
+from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import (
     CryoLikeError,
     CryoLikeWarning,
+    LazyPlaces,
     Notice,
     Problem,
     UsageError,
     counted,
     raise_problems,
 )
-from cryolike.io.structure import AtomSettings, read_structure, structure_name
+from cryolike.io.structure import AtomSettings, read_structure
 from cryolike.particles import ParticleTable
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.poses import Poses
 from cryolike.scoring.search import SearchMode
-from cryolike.scoring.sources import ConvertedSource, ImageSource, SetSource, source_problems
+from cryolike.scoring.sources import (
+    ConvertedSource,
+    ImageSource,
+    SetSource,
+    source_problems,
+    zero_ctf_problems,
+)
 from cryolike.store import StackSet
 from cryolike.store.manifest import InputRecord
 from cryolike.store.tiles import WorkHeader
-from cryolike.templates import TemplateSet, fitted_structure, make_templates
+from cryolike.templates import (
+    TemplateSet,
+    check_structures,
+    grid_differences,
+    make_templates,
+    structure_names,
+)
 
 __all__ = ["Candidate", "ScoreOptions", "ScorePlan", "plan_scoring", "templates_of"]
 
@@ -101,6 +114,8 @@ class ScoreOptions:
         'error', or 'skip' and list them.
     plots
         Whether to draw.
+    published
+        Whether to write the files of the published functions, too.
     """
 
     search: SearchMode = "exact"
@@ -115,6 +130,7 @@ class ScoreOptions:
     memory_bytes: float = 4e9
     on_bad_image: Policy = "error"
     plots: bool = True
+    published: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -127,6 +143,12 @@ class ScoreOptions:
                 f"--shift-step {self.shift_step_px:g} does not divide --shift-max "
                 f"{self.shift_max_px:g}: choose one that does, so that all steps are equal."
             )
+        elif (2 * self.n_steps + 1) ** 2 > _MOST_SHIFTS:
+            faults.append(
+                f"--shift-step {self.shift_step_px:g} with --shift-max {self.shift_max_px:g} makes "
+                f"{(2 * self.n_steps + 1) ** 2:,} shifts: choose larger steps, or --refine for "
+                "poses between those of the grid."
+            )
         if self.shift_sd_A is not None and not 0 < self.shift_sd_A < np.inf:
             faults.append(f"--shift-sd {self.shift_sd_A:g}: must be a positive number of Å.")
         if self.viewing_distance is not None and not 0 < self.viewing_distance < np.inf:
@@ -137,6 +159,11 @@ class ScoreOptions:
             faults.append(
                 f"--memory {self.memory_bytes:g} bytes: at least "
                 f"{_LEAST_MEMORY_BYTES / 1e6:g} MB are needed."
+            )
+        if self.published and self.local_rad is not None:
+            faults.append(
+                "--published holds poses of one grid of shifts for all images, but --local tries "
+                "shifts around those of each: leave one out."
             )
         for name, allowed in (
             ("search", ("fast", "exact")),
@@ -162,6 +189,7 @@ class ScoreOptions:
 
 
 _LEAST_MEMORY_BYTES = 50e6
+_MOST_SHIFTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -282,7 +310,7 @@ class ScorePlan:
         if self.options.local_rad is None or rot is None or tilt is None:
             return None
         psi = np.zeros(len(rows)) if psi is None else psi
-        is_none = (rot == 0) & (tilt == 0) & (psi == 0)
+        is_none = _has_no_angles(table)[rows]
         shifts = (
             np.zeros(len(rows)) if origin is None else -origin[rows]
             for origin in (table.origin_x_A, table.origin_y_A)
@@ -295,7 +323,7 @@ class ScorePlan:
         """Tell what decides over the results: whether a run can be resumed."""
         options = asdict(self.options)
         # These change nothing in what is computed for an image
-        for name in ("on_bad_image", "plots", "memory_bytes"):
+        for name in ("on_bad_image", "plots", "published", "memory_bytes"):
             del options[name]
         settings = {
             "program": f"cryolike {version('cryolike')}",
@@ -364,8 +392,10 @@ def plan_scoring(
     if source is not None and chosen is not None:
         problems += _grid_problems(chosen, source.descriptor)
         problems += _shift_problems(options, chosen)
-        problems += _local_problems(options, source.table)
+        problems += _local_problems(options, source.table, chosen)
         problems += _template_problems(chosen)
+        if options.on_bad_image == "error":
+            problems += zero_ctf_problems(source)
     raise_problems(problems)
     if source is None or chosen is None:
         raise UsageError("there are no images to score.")
@@ -373,7 +403,7 @@ def plan_scoring(
     n_along_axis = 2 * options.n_steps + 1
     return ScorePlan(
         source=source,
-        structures=tuple(map(Candidate, _unique_names(paths), paths)),
+        structures=tuple(map(Candidate, structure_names(paths), paths)),
         descriptor=chosen,
         views=ViewingDirections.of_spacing(chosen.viewing_distance),
         displacements=Displacements.grid(
@@ -431,12 +461,12 @@ def _source(
     conversion: ConvertOptions | None,
 ) -> tuple[ImageSource | None, list[Problem]]:
     """Find where images come from, or what is wrong with them."""
-    if isinstance(particles, StackSet):
-        source = ConvertedSource(stacks=particles)
-        return source, source_problems(source)
     if isinstance(particles, ConversionPlan):
         return SetSource(plan=particles), []
     try:
+        if isinstance(particles, StackSet):
+            source = ConvertedSource(stacks=particles)
+            return (None, problems) if (problems := source_problems(source)) else (source, [])
         return SetSource(plan=plan_conversion(particles, descriptor, conversion)), []
     except CryoLikeError as error:
         return None, list(error.problems)
@@ -446,31 +476,21 @@ def _structure_problems(
     paths: Sequence[str | Path], options: ScoreOptions, descriptor: ImageDescriptor | None
 ) -> list[Problem]:
     """Read all structures, and list what is wrong with them."""
-    if not paths:
-        message = "no structure is given to compare the images with"
-        return [Problem(message=message, remedy="Name one with --structure.", kind="usage")]
-    problems: list[Problem] = []
     atoms = None if descriptor is None else options.atoms(descriptor)
-    for path in paths:
-        try:
-            structure = read_structure(path, atoms)
-            if descriptor is not None:
-                fitted_structure(structure, descriptor)
-        except CryoLikeError as error:
-            problems += error.problems
-    return problems
+    try:
+        check_structures(paths, descriptor, atoms, memory_bytes=options.memory_bytes)
+    except CryoLikeError as error:
+        return list(error.problems)
+    return []
 
 
 def _grid_problems(templates: ImageDescriptor, images: ImageDescriptor) -> list[Problem]:
     """Say how the grids of images and templates differ."""
-    ours, theirs = _numbers_of_grids(templates), _numbers_of_grids(images)
-    differing = [
-        f"{name}: {ours[name]:g}, but the images have {theirs[name]:g}"
-        for name in ours
-        if abs(ours[name] - theirs[name]) > PIXEL_SIZE_TOLERANCE * abs(theirs[name])
-    ]
-    if str(templates.precision) != str(images.precision):
-        differing.append(f"precision: {templates.precision}, but the images are {images.precision}")
+    differing = grid_differences(templates, images)
+    if templates.precision != images.precision:
+        differing.append(
+            f"precision: {templates.precision} of the templates, {images.precision} of the images"
+        )
     if not differing:
         return []
     return [
@@ -481,17 +501,6 @@ def _grid_problems(templates: ImageDescriptor, images: ImageDescriptor) -> list[
             kind="usage",
         )
     ]
-
-
-def _numbers_of_grids(descriptor: ImageDescriptor) -> dict[str, float]:
-    grid, polar = descriptor.cartesian_grid, descriptor.polar_grid
-    return {
-        "box (pixels)": grid.side_px,
-        "pixel size (Å)": grid.pixel_size_A,
-        "largest radius": polar.radius_max,
-        "distance of shells": polar.dist_radii,
-        "angles": polar.n_inplanes,
-    }
 
 
 def _shift_problems(options: ScoreOptions, descriptor: ImageDescriptor) -> list[Problem]:
@@ -508,20 +517,53 @@ def _shift_problems(options: ScoreOptions, descriptor: ImageDescriptor) -> list[
     ]
 
 
-def _local_problems(options: ScoreOptions, table: ParticleTable) -> list[Problem]:
-    has_directions = table.rot_rad is not None and table.tilt_rad is not None
-    if options.local_rad is None or (has_directions and table.has_poses):
+def _local_problems(
+    options: ScoreOptions, table: ParticleTable, descriptor: ImageDescriptor
+) -> list[Problem]:
+    if options.local_rad is None:
         return []
-    message = (
-        "a local search was asked for, but no viewing directions were read: rlnAngleRot and "
-        "rlnAngleTilt of a STAR file are, poses of .cs files are not"
-    )
-    return [Problem(message=message, remedy="Leave --local out.", kind="usage")]
+    if table.rot_rad is None or table.tilt_rad is None or not table.has_poses:
+        message = (
+            "a local search was asked for, but the set has no viewing directions (rlnAngleRot and "
+            "rlnAngleTilt, or alignments3D/pose), or all angles are zero"
+        )
+        return [Problem(message=message, remedy="Leave --local out.", kind="usage")]
+    grid = descriptor.cartesian_grid
+    origins_A = [o for o in (table.origin_x_A, table.origin_y_A) if o is not None]
+    farthest_A = np.max(np.abs(origins_A), axis=0) if origins_A else np.zeros(len(table))
+    is_far = farthest_A + options.shift_max_px * grid.pixel_size_A > grid.box_size_A / 2
+    rows = np.flatnonzero(is_far & ~_has_no_angles(table))
+    if not rows.size:
+        return []
+    return [
+        Problem(
+            message=f"a local search around the origins of {counted(len(rows), 'image')} goes "
+            f"beyond the box, which has {grid.box_size_A / 2:g} Å to either side",
+            file=", ".join(table.metadata_files),
+            places=LazyPlaces(
+                len(rows),
+                lambda i: f"row {table.source_row[rows[i]]}: origin {farthest_A[rows[i]]:g} Å away",
+            ),
+            remedy="Correct these origins, leave the rows out, choose a smaller --shift-max, or "
+            "leave --local out.",
+        )
+    ]
+
+
+def _has_no_angles(table: ParticleTable) -> np.ndarray:
+    """Which rows have angles that are all zero, which is no number."""
+    angles = (table.rot_rad, table.tilt_rad, table.psi_rad)
+    found: np.ndarray = np.all([angle == 0 for angle in angles if angle is not None], axis=0)
+    return found
 
 
 def _template_problems(descriptor: ImageDescriptor) -> list[Problem]:
     """Refuse more templates than the machine has memory for."""
-    n_views = len(ViewingDirections.of_spacing(descriptor.viewing_distance))
+    try:
+        n_views = len(ViewingDirections.of_spacing(descriptor.viewing_distance))
+    except UsageError as error:
+        remedy = "Choose a larger --view-spacing, or --params with a larger viewing distance."
+        return [replace(problem, kind="usage", remedy=remedy) for problem in error.problems]
     needed = n_views * descriptor.polar_image_bytes
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed <= _LARGEST_SHARE_OF_MEMORY * present:
@@ -535,16 +577,3 @@ def _template_problems(descriptor: ImageDescriptor) -> list[Problem]:
             kind="usage",
         )
     ]
-
-
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Name structures after their files; the second of one name gets ``_1``, and so on."""
-    names: list[str] = []
-    for path in paths:
-        name = base = structure_name(path)
-        number = 0
-        while name in names:
-            number += 1
-            name = f"{base}_{number}"
-        names.append(name)
-    return names

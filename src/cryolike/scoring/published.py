@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from cryolike.descriptor import ImageDescriptor, Precision, load_descriptor
 from cryolike.errors import (
     CryoLikeError,
+    CryoLikeWarning,
     IncompleteOutputError,
     OutputExistsError,
     Problem,
@@ -22,6 +25,7 @@ from cryolike.errors import (
     counted,
     raise_problems,
 )
+from cryolike.grids import PolarGrid
 from cryolike.physics.ctf import CtfParameters, ctf_on_polar_grid
 from cryolike.progress import progress_bar
 from cryolike.scoring.displacements import Displacements
@@ -29,11 +33,14 @@ from cryolike.scoring.poses import PoseScores
 from cryolike.scoring.search import PoseSearch
 from cryolike.store import StackSet, open_stacks
 from cryolike.store.likelihood_files import (
+    MATRICES,
     LikelihoodLayout,
     load_tensor,
     save_tensor,
     write_tensor,
 )
+from cryolike.store.manifest import checksum_of_file
+from cryolike.store.scores import whole_file
 from cryolike.store.template_files import TemplateFiles, template_files
 from cryolike.store.writer import check_free_space, writing
 from cryolike.templates import TemplateSet, grid_differences, open_templates
@@ -43,9 +50,11 @@ __all__ = [
     "LikelihoodFiles",
     "configure_displacement",
     "configure_likelihood_files",
+    "published_columns",
     "run_likelihood_full_cross_correlation",
     "run_likelihood_optimal_pose",
     "stitch_log_likelihood_matrices",
+    "write_published_files",
 ]
 
 _MEMORY_BYTES = 4e9
@@ -221,7 +230,7 @@ def run_likelihood_optimal_pose(
     n_stacks
         How many stacks of images.
     skip_exist
-        Keep the results of stacks that are complete.
+        Keep the results of stacks that are complete and made of the same templates and images.
     n_templates_per_batch, n_images_per_batch
         At most that many images are held at once, and their comparison takes no more memory than
         all poses of that many images and templates.
@@ -246,16 +255,20 @@ def run_likelihood_optimal_pose(
     kinds += ["log_likelihood_integrated"] * return_likelihood_integrated_pose_fourier
     batch = _BatchSize(n_templates_per_batch, n_images_per_batch, estimate_batch_size)
     run = _Run(file_config, params_input, displacer, template_index, n_stacks, batch)
-    run.prepare(kinds, skip_exist=skip_exist)
+    shapes = {
+        position: dict.fromkeys(kinds, (n_images,))
+        for position, n_images in enumerate(run.n_images)
+    }
+    todo = run.missing(shapes) if skip_exist else list(shapes)
+    run.prepare(kinds, todo)
     with progress_bar("comparing", visible=sys.stderr.isatty()) as progress:
-        for position, n_images in enumerate(run.n_images):
-            paths = {kind: run.path(kind, position) for kind in kinds}
-            if not (skip_exist and all(_is_whole(path, (n_images,)) for path in paths.values())):
+        for n_done, position in enumerate(todo, 1):
+            with run.whole_stack(kinds, position):
                 parts = [run.search.score(*part) for part in run.images_and_ctf(position)]
-                columns = _columns(parts, run.search)
-                for kind, path in paths.items():
-                    save_tensor(path, columns[kind])
-            progress(position + 1, len(run.n_images))
+                columns = published_columns(_joined_columns(parts), run.displacements, run.polar)
+                for kind in kinds:
+                    save_tensor(run.path(kind, position), columns[kind])
+            progress(n_done, len(todo))
 
 
 def run_likelihood_full_cross_correlation(
@@ -288,17 +301,22 @@ def run_likelihood_full_cross_correlation(
     """
     batch = _BatchSize(n_templates_per_batch, n_images_per_batch, estimate_batch_size)
     run = _Run(file_config, params_input, displacer, template_index, n_stacks, batch)
-    todo = {}
-    for position, n_images in enumerate(run.n_images):
-        path, shape = run.path("cross_correlation_full", position), (n_images, *run.poses_shape)
-        if not (skip_exist and _is_whole(path, shape)):
-            todo[position] = path, shape
-    n_bytes = sum(int(np.prod(shape)) for _, shape in todo.values()) * run.real_dtype.itemsize
-    check_free_space(run.layout.folder, n_bytes)
-    run.prepare(["cross_correlation_full"], skip_exist=skip_exist)
+    kind = "cross_correlation_full"
+    shapes = {
+        position: {kind: (n_images, *run.poses_shape)}
+        for position, n_images in enumerate(run.n_images)
+    }
+    todo = run.missing(shapes) if skip_exist else list(shapes)
+    n_values = sum(int(np.prod(shapes[position][kind])) for position in todo)
+    check_free_space(run.layout.folder, n_values * run.real_dtype.itemsize)
+    run.prepare([kind], todo)
     with progress_bar("comparing", visible=sys.stderr.isatty()) as progress:
-        for n_done, (position, (path, shape)) in enumerate(todo.items(), 1):
-            with write_tensor(path, shape, run.real_dtype) as file:
+        for n_done, position in enumerate(todo, 1):
+            path, shape = run.path(kind, position), shapes[position][kind]
+            with (
+                run.whole_stack([kind], position),
+                write_tensor(path, shape, run.real_dtype) as file,
+            ):
                 for images, ctf in run.images_and_ctf(position, whole_array=True):
                     file.append(_all_correlations(run, images, ctf).numpy())
             progress(n_done, len(todo))
@@ -411,12 +429,13 @@ class _Run:
             )
             problems.append(Problem(message=message, remedy="Give the same number.", kind="usage"))
         raise_problems([*problems, *_problems_of_stacks(n_stacks, self.stacks)])
-        self._templates = open_templates(files.template_files[template_index], self.descriptor)[0]
+        self._template_file = files.template_files[template_index]
+        self._templates = open_templates(self._template_file, self.descriptor)[0]
         raise_problems(_problems_of_grids(self.descriptor, self._templates, self.stacks))
         self.n_images = [stack.n_images for stack in self.stacks.stack_records[:n_stacks]]
 
-    def prepare(self, kinds: Sequence[str], *, skip_exist: bool) -> None:
-        """Write the displacements; remove results that are not to be kept."""
+    def prepare(self, kinds: Sequence[str], todo: Sequence[int]) -> None:
+        """Write the displacements; remove results of stacks that are to be computed."""
         wanted = torch.tensor(np.stack([self.displacements.x_A, self.displacements.y_A]))
         path = self.layout.displacements
         if path.exists() and not _is_same(path, wanted):
@@ -426,12 +445,58 @@ class _Run:
             )
             raise OutputExistsError(msg)
         save_tensor(path, wanted)
-        if not skip_exist:
-            # Else a run that is cut off would leave old results among its own
-            for position in range(len(self.n_images)):
-                for kind in kinds:
-                    with writing(self.path(kind, position)):
-                        self.path(kind, position).unlink(missing_ok=True)
+        # Else a run that is cut off would leave old results among its own
+        for position in todo:
+            tensors = (self.path(kind, position) for kind in kinds)
+            for old in (self._origin(kinds[0], position), *tensors):
+                with writing(old):
+                    old.unlink(missing_ok=True)
+
+    def missing(self, shapes: Mapping[int, Mapping[str, tuple[int, ...]]]) -> list[int]:
+        """Positions of stacks whose results are not there, or were made of other files."""
+        missing, n_others = [], 0
+        for position, of_stack in shapes.items():
+            paths = {self.path(kind, position): shape for kind, shape in of_stack.items()}
+            if not all(_is_whole(path, shape) for path, shape in paths.items()):
+                missing.append(position)
+            elif _text_of(self._origin(next(iter(of_stack)), position)) != self._inputs(position):
+                missing.append(position)
+                n_others += 1
+        if n_others:
+            warnings.warn(
+                f"{self.layout.folder}: the results of {counted(n_others, 'stack')} are there, but "
+                "not known to be of these templates and images: they are computed anew.",
+                CryoLikeWarning,
+                stacklevel=4,
+            )
+        return missing
+
+    @contextmanager
+    def whole_stack(self, kinds: Sequence[str], position: int) -> Iterator[None]:
+        """Record what the results of a stack were made of, once all of them are written."""
+        yield
+        with whole_file(self._origin(kinds[0], position)) as draft:
+            draft.write_text(self._inputs(position), encoding="utf-8")
+
+    def _origin(self, kind: str, position: int) -> Path:
+        return self.layout.origin(kind, self._index, self.stacks.stack_records[position].index)
+
+    def _inputs(self, position: int) -> str:
+        """Checksums of the templates and of a stack's images and metadata."""
+        record = self.stacks.stack_records[position]
+        plots = self.stacks.layout.plot_names(record.index)
+        files = [file for file in record.files if file.name not in plots]
+        lines = [f"{self._templates_checksum}  {self._template_file.name}"]
+        return "\n".join([*lines, *(f"{file.xxh3_128}  {file.name}" for file in files), ""])
+
+    @cached_property
+    def _templates_checksum(self) -> str:
+        return checksum_of_file(self._template_file)
+
+    @property
+    def polar(self) -> PolarGrid:
+        """Grid of images and templates."""
+        return self.descriptor.polar_grid
 
     def path(self, kind: str, position: int) -> Path:
         """Path of a tensor of one stack."""
@@ -480,23 +545,80 @@ class _Run:
             )
 
 
-def _columns(parts: list[PoseScores], search: PoseSearch) -> dict[str, Tensor]:
-    """Join the results of batches, as the files hold them."""
+def published_columns(
+    scores: Mapping[str, np.ndarray], displacements: Displacements, polar: PolarGrid
+) -> dict[str, Tensor]:
+    """Make the tensors of the published files of the scores of some images.
 
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
+    Parameters
+    ----------
+    scores
+        Columns of `PoseScores`, by their names.
+    displacements
+        That were tried.
+    polar
+        Grid of the images.
 
-    displacement, inplane = joined("displacement"), joined("inplane")
+    Returns
+    -------
+    dict of str to Tensor
+        By the kinds of `cryolike.store.likelihood_files`.
+    """
+    displacement, inplane = scores["displacement"], scores["inplane"]
     columns = {
-        "cross_correlation": joined("cross_correlation"),
-        "template": joined("view"),
-        "displacement_x": search.displacements.x_A[displacement],
-        "displacement_y": search.displacements.y_A[displacement],
-        "inplane_rotation": search.descriptor.polar_grid.theta_shell[inplane],
-        "log_likelihood_optimal": joined("log_likelihood_optimal"),
-        "log_likelihood_integrated": joined("log_likelihood_integrated"),
+        "cross_correlation": scores["cross_correlation"],
+        "template": scores["view"],
+        "displacement_x": displacements.x_A[displacement],
+        "displacement_y": displacements.y_A[displacement],
+        "inplane_rotation": polar.theta_shell[inplane],
+        "log_likelihood_optimal": scores["log_likelihood_optimal"],
+        "log_likelihood_integrated": scores["log_likelihood_integrated"],
     }
     return {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in columns.items()}
+
+
+def write_published_files(
+    folder: Path,
+    scores: Sequence[Mapping[str, np.ndarray]],
+    stacks: Mapping[int, slice],
+    displacements: Displacements,
+    polar: PolarGrid,
+) -> None:
+    """Write what `run_likelihood_optimal_pose` and stitching would write of the same scores.
+
+    Parameters
+    ----------
+    folder
+        Output folder.
+    scores
+        Columns of `PoseScores` of all images, one mapping for each structure.
+    stacks
+        Which of the images are in each stack, by its number.
+    displacements, polar
+        As in `published_columns`.
+
+    Raises
+    ------
+    OutputError
+        Where the disk is full or refuses.
+    """
+    layout = LikelihoodLayout(folder)
+    columns = [published_columns(of_structure, displacements, polar) for of_structure in scores]
+    save_tensor(
+        layout.displacements, torch.tensor(np.stack([displacements.x_A, displacements.y_A]))
+    )
+    for i, of_structure in enumerate(columns):
+        for stack, images in stacks.items():
+            for kind, values in of_structure.items():
+                save_tensor(layout.tensor(kind, i, stack), values[images].clone())
+    for kind in MATRICES:
+        save_tensor(layout.matrix(kind), torch.stack([c[kind] for c in columns]))
+
+
+def _joined_columns(parts: Sequence[PoseScores]) -> dict[str, np.ndarray]:
+    """Join the results of batches."""
+    names = [column.name for column in fields(PoseScores) if column.name != "poses"]
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
 
 
 def _all_correlations(run: _Run, images: Tensor, ctf: Tensor) -> Tensor:
@@ -511,6 +633,14 @@ def _is_same(path: Path, wanted: Tensor) -> bool:
     """Whether a file holds a tensor's values."""
     there = load_tensor(path)
     return there.shape == wanted.shape and torch.allclose(there.to(wanted.dtype), wanted)
+
+
+def _text_of(path: Path) -> str:
+    """Content of a small file of ours; empty where it is missing or not readable."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:

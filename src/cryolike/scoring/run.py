@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,20 +13,39 @@ from typing import Any
 
 import numpy as np
 
+from cryolike.conversion.assembly import unusable_images
 from cryolike.conversion.run import resolve_device
-from cryolike.errors import ImageError, Notice, OutputError, Problem, UsageError, counted
+from cryolike.errors import (
+    ImageError,
+    IncompleteOutputError,
+    Notice,
+    OutputError,
+    Problem,
+    UsageError,
+    counted,
+)
+from cryolike.particles import ParticleTable
 from cryolike.plot import png_bytes
-from cryolike.scoring.pictures import draw_scores
+from cryolike.scoring.pictures import draw_scores, picture_names
 from cryolike.scoring.plan import Candidate, ScorePlan, templates_of
 from cryolike.scoring.poses import Poses, PoseScores
+from cryolike.scoring.published import write_published_files
 from cryolike.scoring.search import PoseSearch
 from cryolike.scoring.sources import ImageBlock, rows_in_whole
+from cryolike.store.likelihood_files import LikelihoodLayout
+from cryolike.store.manifest import FileRecord
 from cryolike.store.scored_particles import write_scored_particles
-from cryolike.store.scores import ScoreLayout, ScoreTable, write_results
-from cryolike.store.tiles import TileFolder
+from cryolike.store.scores import (
+    ScoreLayout,
+    ScoreTable,
+    read_rejects,
+    read_results,
+    write_results,
+)
+from cryolike.store.tiles import RECORD_NAME, TileFolder
 from cryolike.store.writer import Reject, check_free_space, rejects_csv
 
-__all__ = ["ScoreReport", "score_particles"]
+__all__ = ["ScoreReport", "check_run", "score_particles"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +61,8 @@ _SCORES_OF_TABLE = (
     "left_out",
 )
 _COLUMNS = ("rows", *_SCORES, *_POSES)
-_REJECTS_NAME = "rejects.csv"
+_NO_FOLDER = ScoreLayout(Path())
+"""For the names of files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +153,9 @@ class ScoreReport:
                 f"kept from an earlier run: {self.n_tiles_kept:,} of {self.n_tiles:,} parts"
             )
         if self.rejects:
-            lines.append(f"skipped: {counted(len(self.rejects), 'row')}, listed in {_REJECTS_NAME}")
+            lines.append(
+                f"skipped: {counted(len(self.rejects), 'row')}, listed in {_NO_FOLDER.rejects}"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,17 +221,10 @@ def score_particles(
     """
     started = time.perf_counter()
     folder = Path(folder_output)
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other: choose one.")
-    resolve_device(device)
-    _refuse_overwriting_sources(plan, folder)
-    check_free_space(folder, _bytes_needed(plan))
-    tiles = TileFolder(
-        folder, plan.header(), resume=resume, overwrite=overwrite, result_names=_names(plan)
-    )
+    tiles = check_run(plan, folder, resume=resume, overwrite=overwrite, device=device)
     with tiles:
         if tiles.is_finished:
-            return _earlier_report(plan, folder, time.perf_counter() - started)
+            return _report_again(plan, folder, tiles, started)
         run = _Run(plan, tiles, device, progress or (lambda _: nullcontext(_report_nothing)))
         run.compute()
         scores, rows = run.assemble()
@@ -228,6 +243,44 @@ def score_particles(
     )
 
 
+def check_run(
+    plan: ScorePlan,
+    folder_output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> TileFolder:
+    """Refuse what `score_particles` would refuse before its work; nothing is written.
+
+    Parameters
+    ----------
+    plan, folder_output, resume, overwrite, device
+        As in `score_particles`.
+
+    Returns
+    -------
+    TileFolder
+        The output folder, not entered.
+
+    Raises
+    ------
+    UsageError, OutputError
+        As `score_particles`.
+    """
+    folder = Path(folder_output)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other: choose one.")
+    resolve_device(device)
+    _refuse_overwriting_sources(plan, folder)
+    tiles = TileFolder(
+        folder, plan.header(), resume=resume, overwrite=overwrite, result_names=_names(plan)
+    )
+    tiles.check()
+    check_free_space(folder, _bytes_needed(plan))
+    return tiles
+
+
 def _report_nothing(_done: int, _total: int) -> None: ...
 
 
@@ -242,15 +295,19 @@ class _Run:
         self.n_tiles = len(plan.structures) * len(plan.blocks)
         self.n_tiles_kept = 0
         self.rejects: tuple[Reject, ...] = plan.source.rejects
+        self._columns: list[dict[str, np.ndarray]] = []
 
     def compute(self) -> None:
         """Compute all tiles that are missing, structure by structure."""
         for number, structure in enumerate(self._plan.structures):
-            missing = {
-                index: block
-                for index, block in enumerate(self._plan.blocks)
-                if self._tiles.read(_tile_name(number, index)) is None
-            }
+            missing, rejected = {}, []
+            for index, block in enumerate(self._plan.blocks):
+                tile = self._tiles.read(_tile_name(number, index))
+                if tile is None:
+                    missing[index] = block
+                else:
+                    rejected += _rejects_of_tile(tile)
+            _refuse_rejects(self._plan, rejected)
             self.n_tiles_kept += len(self._plan.blocks) - len(missing)
             self._n_done += self._plan.n_images - sum(map(len, missing.values()))
             if missing:
@@ -299,17 +356,14 @@ class _Run:
         for number in range(len(self._plan.structures)):
             tiles = [self._read(number, index) for index in range(len(self._plan.blocks))]
             if number == 0:
-                self.rejects += tuple(
-                    (file, row, name, reason)
-                    for tile in tiles
-                    for file, row, name, reason in json.loads(str(tile["rejected"]))
-                )
+                self.rejects += tuple(r for tile in tiles for r in _rejects_of_tile(tile))
             scored = [tile for tile in tiles if "rows" in tile]
             if not scored:
                 raise _nothing_left(self._plan, self.rejects)
             of_structures.append(
                 {name: np.concatenate([tile[name] for tile in scored]) for name in _COLUMNS}
             )
+        self._columns = of_structures
         table, rows = self._plan.source.table, of_structures[0]["rows"]
         matrices: dict[str, Any] = {
             name: np.stack([columns[name] for columns in of_structures], axis=1)
@@ -345,11 +399,33 @@ class _Run:
         )
         if self.rejects:
             data = rejects_csv(self.rejects, source.table.metadata_files)
-            (folder / _REJECTS_NAME).write_bytes(data)
+            ScoreLayout(folder).rejects.write_bytes(data)
+        if self._plan.options.published:
+            write_published_files(
+                folder,
+                self._columns,
+                _positions_in_stacks(source.stacks_of_rows, rows),
+                self._plan.displacements,
+                self._plan.descriptor.polar_grid,
+            )
         if self._plan.options.plots:
-            (folder / "plots").mkdir()
-            for name, figure in draw_scores(self._plan, scores, rows).items():
-                (folder / "plots" / f"{name}.png").write_bytes(png_bytes(figure))
+            _write_pictures(self._plan, scores, rows, folder)
+
+
+def _positions_in_stacks(stacks: dict[int, range], rows: np.ndarray) -> dict[int, slice]:
+    """Positions of the scored images of each stack; of stacks that have any."""
+    edges = {
+        number: np.searchsorted(rows, [of_stack.start, of_stack.stop]).tolist()
+        for number, of_stack in stacks.items()
+    }
+    return {number: slice(*edge) for number, edge in edges.items() if edge[0] < edge[1]}
+
+
+def _write_pictures(plan: ScorePlan, scores: ScoreTable, rows: np.ndarray, folder: Path) -> None:
+    plots = ScoreLayout(folder).plots
+    plots.mkdir()
+    for name, figure in draw_scores(plan, scores, rows).items():
+        (plots / f"{name}.png").write_bytes(png_bytes(figure))
 
 
 def _tile_name(structure: int, block: int) -> str:
@@ -366,6 +442,22 @@ def _rejected(block: ImageBlock) -> dict[str, np.ndarray]:
     return {"rejected": np.array(json.dumps(block.rejected))}
 
 
+def _rejects_of_tile(tile: dict[str, np.ndarray]) -> list[Reject]:
+    return [
+        (file, row, name, reason) for file, row, name, reason in json.loads(str(tile["rejected"]))
+    ]
+
+
+def _refuse_rejects(plan: ScorePlan, rejected: Sequence[Reject]) -> None:
+    """Refuse what an earlier run has left out where nothing is to be left out."""
+    if rejected and plan.options.on_bad_image == "error":
+        remedy = (
+            "An earlier run was asked to leave these images out. Ask for it again with "
+            "--on-bad-image skip (on_bad_image='skip'), or correct them and use --overwrite."
+        )
+        raise unusable_images(plan.source.table, rejected, remedy)
+
+
 def _nothing_left(plan: ScorePlan, rejects: tuple[Reject, ...]) -> ImageError:
     return ImageError(
         Problem(
@@ -380,11 +472,20 @@ def _nothing_left(plan: ScorePlan, rejects: tuple[Reject, ...]) -> ImageError:
 
 def _names(plan: ScorePlan) -> list[str]:
     """Files that a run writes for certain."""
-    layout = ScoreLayout(Path())
-    names = [layout.table, layout.table_as_text, layout.matrix, layout.scored_star]
+    layout = _NO_FOLDER
+    paths = [layout.table, layout.table_as_text, layout.matrix, layout.scored_star]
     if plan.source.table.kind == "cryosparc":
-        names.append(layout.scored_cs)
-    return [path.name for path in names]
+        paths.append(layout.scored_cs)
+    if plan.options.plots:
+        paths += _picture_paths(plan)
+    if plan.options.published:
+        paths.append(LikelihoodLayout(layout.folder).displacements)
+    return [path.as_posix() for path in paths]
+
+
+def _picture_paths(plan: ScorePlan) -> list[Path]:
+    names = picture_names(len(plan.structures))
+    return [_NO_FOLDER.plots / f"{name}.png" for name in names]
 
 
 def _bytes_needed(plan: ScorePlan) -> int:
@@ -401,15 +502,66 @@ def _refuse_overwriting_sources(plan: ScorePlan, folder: Path) -> None:
         raise OutputError(msg)
 
 
-def _earlier_report(plan: ScorePlan, folder: Path, seconds: float) -> ScoreReport:
-    """Report on a run that was finished before."""
+def _report_again(plan: ScorePlan, folder: Path, tiles: TileFolder, started: float) -> ScoreReport:
+    """Report on a run that was finished before; draw what pictures are missing.
+
+    Raises
+    ------
+    IncompleteOutputError
+        Where other files have changed since.
+    ImageError, UsageError
+        Where it has left images out that may not be left out, or did not write published files.
+    """
+    records = tiles.earlier_files()
+    layout, table = ScoreLayout(folder), plan.source.table
+    plots = {path.as_posix() for path in _picture_paths(plan)}
+    _refuse_changed(folder, [record for record in records if record.name not in plots])
+    displacements = LikelihoodLayout(_NO_FOLDER.folder).displacements.as_posix()
+    if plan.options.published and displacements not in {record.name for record in records}:
+        msg = (
+            f"{folder} holds a finished run without --published, and how it came to its poses is "
+            "not kept. Use --overwrite to score again, or another folder."
+        )
+        raise UsageError(msg)
+    rejects = read_rejects(layout.rejects, table.metadata_files)
+    _refuse_rejects(plan, [reject for reject in rejects if reject not in plan.source.rejects])
+    whole = {record.name for record in records if not record.fault(folder)}
+    if plan.options.plots and not whole.issuperset(plots):
+        rows = _rows_without(table, rejects)
+        records = tiles.add(
+            lambda drafts: _write_pictures(plan, read_results(folder), rows, drafts)
+        )
     n_tiles = len(plan.structures) * len(plan.blocks)
     return ScoreReport(
         folder=folder,
         structures=tuple(structure.name for structure in plan.structures),
-        log_likelihood_integrated=np.load(ScoreLayout(folder).matrix, allow_pickle=False),
+        log_likelihood_integrated=np.load(layout.matrix, allow_pickle=False),
+        rejects=rejects,
         notices=plan.notices,
         n_tiles=n_tiles,
         n_tiles_kept=n_tiles,
-        seconds=seconds,
+        files=tuple(record.name for record in records),
+        seconds=time.perf_counter() - started,
     )
+
+
+def _refuse_changed(folder: Path, records: Sequence[FileRecord]) -> None:
+    faults = [fault for record in records if (fault := record.fault(folder))]
+    if not records:
+        faults = [f"{RECORD_NAME} lists no files"]
+    if faults:
+        raise IncompleteOutputError(
+            Problem(
+                message=f"{counted(len(faults), 'file')} of a finished run cannot be used",
+                file=str(folder),
+                places=faults,
+                remedy="Put them back, or score again with --overwrite or into another folder.",
+            )
+        )
+
+
+def _rows_without(table: ParticleTable, rejects: Sequence[Reject]) -> np.ndarray:
+    """Positions in a table of the rows that were not left out."""
+    left_out = {(file, row) for file, row, *_ in rejects}
+    names = zip(table.metadata_index.tolist(), table.source_row.tolist(), strict=True)
+    return np.flatnonzero([name not in left_out for name in names])

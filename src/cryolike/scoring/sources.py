@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ from cryolike.conversion.plan import ConversionPlan
 from cryolike.conversion.run import resolve_device
 from cryolike.dataset import PolarImages, iter_polar
 from cryolike.descriptor import ImageDescriptor
-from cryolike.errors import MetadataError, Problem
+from cryolike.errors import ImageError, MetadataError, Problem, counted
 from cryolike.grids import CartesianGrid2D
 from cryolike.io.read import read_table_again
 from cryolike.particles import ParticleTable
@@ -35,7 +36,12 @@ __all__ = [
     "SetSource",
     "rows_in_whole",
     "source_problems",
+    "zero_ctf_problems",
 ]
+
+_ZERO_CTF = "its CTF is zero everywhere"
+
+_LEAVE_OUT = "leave these images out with --on-bad-image skip (on_bad_image='skip')."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +92,11 @@ class ImageSource(ABC):
 
     @property
     @abstractmethod
+    def ctf_parameters(self) -> CtfParameters:
+        """Of the images, in their order."""
+
+    @property
+    @abstractmethod
     def rejects(self) -> tuple[Reject, ...]:
         """Rows left out before any image was read."""
 
@@ -93,6 +104,11 @@ class ImageSource(ABC):
     @abstractmethod
     def input_paths(self) -> list[str]:
         """Every file that the images depend on."""
+
+    @property
+    @abstractmethod
+    def stacks_of_rows(self) -> dict[int, range]:
+        """Rows of the table of each stack of the converted set, by its number."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -144,6 +160,11 @@ class SetSource(ImageSource):
         return _on_disk(self.descriptor, self.plan.options.downsample_factor)
 
     @property
+    def ctf_parameters(self) -> CtfParameters:
+        """See `ImageSource`."""
+        return CtfParameters.from_table(self.table)
+
+    @property
     def rejects(self) -> tuple[Reject, ...]:
         """See `ImageSource`."""
         return self.plan.rejects
@@ -152,6 +173,15 @@ class SetSource(ImageSource):
     def input_paths(self) -> list[str]:
         """See `ImageSource`."""
         return self.plan.input_paths
+
+    @property
+    def stacks_of_rows(self) -> dict[int, range]:
+        """See `ImageSource`: as the set would be cut if it were converted."""
+        stacks = {stack.index: range(stack.start, stack.stop) for stack in self.plan.stacks}
+        for start in range(self.plan.n_images, len(self.table), self.plan.options.batch_size):
+            stop = min(start + self.plan.options.batch_size, len(self.table))
+            stacks[len(stacks)] = range(start, stop)
+        return stacks
 
     def settings(self) -> dict[str, Any]:
         """See `ImageSource`."""
@@ -169,7 +199,10 @@ class SetSource(ImageSource):
         n_before = len(self.plan.rejects)
         n_at_once = max(map(len, wanted.values()))
         rows = np.concatenate([np.arange(r.start, r.stop) for r in wanted.values()])
-        with iter_polar(self.plan, batch_size=n_at_once, rows=rows, device=device) as batches:
+        with (
+            _remedy_of_the_program(),
+            iter_polar(self.plan, batch_size=n_at_once, rows=rows, device=device) as batches,
+        ):
             for index, parts in _cut_into_blocks(batches, wanted):
                 kept = np.concatenate([part.row.numpy() for part in parts] or [rows[:0]])
                 missing = np.setdiff1d(np.arange(wanted[index].start, wanted[index].stop), kept)
@@ -186,6 +219,16 @@ class SetSource(ImageSource):
                     ),
                     skip=skip_unusable,
                 )
+
+
+@contextmanager
+def _remedy_of_the_program() -> Iterator[None]:
+    """Name the option of the command line, too, where images cannot be used."""
+    try:
+        yield
+    except ImageError as error:
+        remedy = f"Repair the stack, or {_LEAVE_OUT}"
+        raise ImageError(replace(problem, remedy=remedy) for problem in error.problems) from error
 
 
 def _joined(parts: list[Tensor], descriptor: ImageDescriptor) -> Tensor:
@@ -260,6 +303,11 @@ class ConvertedSource(ImageSource):
         return _on_disk(self.descriptor, factor)
 
     @property
+    def ctf_parameters(self) -> CtfParameters:
+        """See `ImageSource`."""
+        return CtfParameters.from_frame(self.stacks.table)
+
+    @property
     def rejects(self) -> tuple[Reject, ...]:
         """See `ImageSource`: the converted set has listed its own."""
         return ()
@@ -269,6 +317,16 @@ class ConvertedSource(ImageSource):
         """See `ImageSource`."""
         metadata = self.stacks.manifest.header.inputs[: len(self.table.metadata_files)]
         return [str(self.stacks.layout.manifest), *(record.path for record in metadata)]
+
+    @property
+    def stacks_of_rows(self) -> dict[int, range]:
+        """See `ImageSource`."""
+        records = self.stacks.stack_records
+        ends = np.cumsum([0, *(record.n_images for record in records)]).tolist()
+        return {
+            record.index: range(start, stop)
+            for record, (start, stop) in zip(records, pairwise(ends), strict=True)
+        }
 
     def settings(self) -> dict[str, Any]:
         """See `ImageSource`."""
@@ -280,7 +338,7 @@ class ConvertedSource(ImageSource):
     ) -> Iterator[ImageBlock]:
         """See `ImageSource`."""
         polar, box_A = self.descriptor.polar_grid, self.descriptor.cartesian_grid.box_size_A
-        parameters = CtfParameters.from_frame(self.stacks.table)
+        parameters = self.ctf_parameters
         on_device = resolve_device(device)
         for index, rows in wanted.items():
             images = self._images(rows).to(on_device)
@@ -356,11 +414,9 @@ def _usable(table: ParticleTable, block: ImageBlock, *, skip: bool) -> ImageBloc
     is_zero = (block.ctf == 0).flatten(1).all(dim=1).cpu().numpy()
     if not is_zero.any():
         return block
-    reasons = ["its CTF is zero everywhere"] * int(is_zero.sum())
-    found = rejects_of(table, block.rows[is_zero], reasons)
     if not skip:
-        remedy = "Correct the CTF parameters in the metadata, or leave these images out with "
-        raise unusable_images(table, found, f"{remedy}--on-bad-image skip (on_bad_image='skip').")
+        raise _without_ctf(table, block.rows[is_zero])
+    found = rejects_of(table, block.rows[is_zero], [_ZERO_CTF] * int(is_zero.sum()))
     kept = torch.from_numpy(~is_zero)
     return ImageBlock(
         index=block.index,
@@ -371,18 +427,68 @@ def _usable(table: ParticleTable, block: ImageBlock, *, skip: bool) -> ImageBloc
     )
 
 
+def _without_ctf(table: ParticleTable, rows: np.ndarray) -> ImageError:
+    return unusable_images(
+        table,
+        rejects_of(table, rows, [_ZERO_CTF] * len(rows)),
+        f"Correct the CTF parameters in the metadata, or {_LEAVE_OUT}",
+    )
+
+
+def zero_ctf_problems(source: ImageSource) -> list[Problem]:
+    """Name the images whose CTF is zero everywhere, of which nothing can be said."""
+    parameters, polar = source.ctf_parameters, source.descriptor.polar_grid
+    box_A = source.descriptor.cartesian_grid.box_size_A
+    dtype = torch.float32 if source.descriptor.precision == "single" else torch.float64
+
+    def which_are_zero(rows: np.ndarray, shells: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        ctf = ctf_on_polar_grid(parameters.take(rows), shells, angles, box_A, dtype=dtype)
+        found: np.ndarray = rows[(ctf == 0).flatten(1).all(dim=1).numpy()]
+        return found
+
+    # Few points tell that a CTF is not zero; all have to be looked at only where they do not
+    few = polar.radius_shells[:: max(1, polar.n_shells // 7)], polar.theta_shell[:3]
+    rows, found = np.arange(len(parameters)), []
+    for suspected in np.array_split(rows, 1 + len(rows) // 10_000):
+        doubtful = which_are_zero(suspected, *few)
+        found += [
+            which_are_zero(part, polar.radius_shells, polar.theta_shell)
+            for part in np.array_split(doubtful, 1 + len(doubtful) // 64)
+        ]
+    without = np.concatenate(found)
+    return list(_without_ctf(source.table, without).problems) if without.size else []
+
+
 def source_problems(source: ImageSource) -> list[Problem]:
-    """Find what is wrong with a converted set whose metadata has changed since."""
+    """Find what is wrong with a converted set: files, and metadata that has changed since."""
     if not isinstance(source, ConvertedSource):
         return []
+    folder = str(source.stacks.layout.folder)
     inputs = source.stacks.manifest.header.inputs
     n_metadata = len(source.table.metadata_files)
     changes = [change for record in inputs[:n_metadata] if (change := record.change())]
-    return [
+    problems = [
         Problem(
             message=f"{change}, but it says which rows the converted images belong to",
-            file=str(source.stacks.layout.folder),
+            file=folder,
             remedy="Convert the set anew, or score the metadata file itself.",
         )
         for change in changes
     ]
+    if damaged := _damaged_files(source.stacks):
+        message = f"{counted(len(damaged), 'file')} of the converted set cannot be used"
+        remedy = "Convert the set again with --resume, which makes these anew."
+        problems.append(Problem(message=message, file=folder, places=damaged, remedy=remedy))
+    return problems
+
+
+def _damaged_files(stacks: StackSet) -> list[str]:
+    """Name files of images and their metadata that are not there, or not of the right size."""
+    files = [
+        file
+        for record in stacks.stack_records
+        for file in record.files
+        if file.name not in stacks.layout.plot_names(record.index)
+    ]
+    faults = (file.fault(stacks.layout.folder, by_content=False) for file in files)
+    return [fault for fault in faults if fault]

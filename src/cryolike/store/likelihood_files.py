@@ -16,6 +16,7 @@ from cryolike.store.scores import whole_file
 from cryolike.store.tensor_file import TensorFile
 
 __all__ = [
+    "MATRICES",
     "OPTIMAL_POSE_FILES",
     "LikelihoodLayout",
     "load_tensor",
@@ -35,11 +36,12 @@ OPTIMAL_POSE_FILES = {
 }
 """What each tensor of a stack of images is called, before its number."""
 
-_MATRICES = {
+MATRICES = {
     "log_likelihood_optimal": "optimal_fourier_log_likelihood_matrix",
     "log_likelihood_integrated": "integrated_fourier_log_likelihood_matrix",
     "cross_correlation": "cross_correlation_matrix",
 }
+"""What each matrix of all structures and images is called."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,14 @@ class LikelihoodLayout:
         name = f"{OPTIMAL_POSE_FILES[kind]}_stack_{stack:06d}.pt"
         return self.folder / f"template{template}" / name
 
+    def origin(self, kind: str, template: int, stack: int) -> Path:
+        """Name the record of what the tensors written together with one were made of."""
+        path = self.tensor(kind, template, stack)
+        return path.with_name(f"made_of_{path.stem}.txt")
+
     def matrix(self, kind: str) -> Path:
         """Name a matrix of all structures and images."""
-        return self.folder / "likelihood_matrix" / f"{_MATRICES[kind]}.pt"
+        return self.folder / "likelihood_matrix" / f"{MATRICES[kind]}.pt"
 
     def templates(self) -> list[int]:
         """Numbers of the structures that have a folder."""

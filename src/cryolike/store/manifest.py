@@ -48,6 +48,29 @@ class FileRecord:
     n_bytes: int
     xxh3_128: str
 
+    def fault(self, folder: Path, *, by_content: bool = True) -> str:
+        """Say how the file in an output folder differs from its record; empty where it does not.
+
+        Parameters
+        ----------
+        folder
+            The output folder.
+        by_content
+            Whether to read it, or only look at its size.
+        """
+        path = folder / self.name
+        try:
+            size = path.stat().st_size
+            if size != self.n_bytes:
+                return f"{self.name} has {size:,} bytes, was written with {self.n_bytes:,}"
+            if by_content and checksum_of_file(path) != self.xxh3_128:
+                return f"{self.name} was changed: its checksum differs"
+        except FileNotFoundError:
+            return f"{self.name} is missing"
+        except OSError as error:
+            return f"{self.name} cannot be read ({error.strerror})"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputRecord:

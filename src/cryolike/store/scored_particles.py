@@ -16,17 +16,16 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cryolike.errors import CryoLikeWarning, MetadataError, UsageError, counted
-from cryolike.io.cs_file import ROWS_AT_ONCE, map_cs
+from cryolike.io.cs_file import POSE, POSE_PIXEL_SIZE, ROWS_AT_ONCE, SHIFT, map_cs
 from cryolike.io.star import particle_block
 from cryolike.io.star_edit import StarColumn, copy_star
 from cryolike.particles import UNREADABLE_IMAGE, ParticleTable
 from cryolike.store.scores import RelionPoses, ScoreLayout, whole_file
 from cryolike.units import deg_from_rad
 
-__all__ = ["poses_from_rotation_vectors", "rotation_vectors", "write_scored_particles"]
+__all__ = ["rotation_vectors", "write_scored_particles"]
 
-_POSE, _SHIFT, _PIXEL_SIZE = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
-_NEW_FIELDS: dict[str, Any] = {_POSE: ("<f4", (3,)), _SHIFT: ("<f4", (2,)), _PIXEL_SIZE: ("<f4",)}
+_NEW_FIELDS: dict[str, Any] = {POSE: ("<f4", (3,)), SHIFT: ("<f4", (2,)), POSE_PIXEL_SIZE: ("<f4",)}
 
 
 def write_scored_particles(
@@ -83,9 +82,9 @@ def write_scored_particles(
     if table.kind == "cryosparc":
         source = map_cs(Path(table.metadata_files[0]))
         _check_whole(table, len(source))
-        merged = _Merged(table, rows, poses, _poses_of_cs(source, sizes_A))
+        _check_fields(source)
         with whole_file(layout.scored_cs) as draft, draft.open("wb") as out:
-            _write_cs(out, source, rows, poses, sizes_A)
+            _write_cs(out, source, merged, sizes_A)
         files.append(layout.scored_cs)
     with whole_file(layout.scored_star) as draft, draft.open("wb") as out:
         out.writelines(_star_of_table(table, merged, sizes_A, box_px))
@@ -112,20 +111,12 @@ class _Merged:
         Rows whose poses were found.
     poses
         These.
-    earlier
-        What the rows had, where the table does not hold it.
     """
 
-    def __init__(
-        self,
-        table: ParticleTable,
-        rows: np.ndarray,
-        poses: RelionPoses,
-        earlier: RelionPoses | None = None,
-    ) -> None:
+    def __init__(self, table: ParticleTable, rows: np.ndarray, poses: RelionPoses) -> None:
         self.is_found = np.zeros(len(table), dtype=bool)
         self.is_found[rows] = True
-        had = _poses_of_table(table) if earlier is None else earlier.columns()
+        had = _poses_of_table(table)
         self.known = frozenset(had)
         self.values: dict[str, np.ndarray] = {}
         for label, found in poses.columns().items():
@@ -133,16 +124,27 @@ class _Merged:
             values[rows] = found
             self.values[label] = values
 
-    def warn_of_zeros(self, labels: Iterable[str], is_written: np.ndarray) -> None:
-        """Warn where rows get a pose of zero because they have none; `labels` are new columns."""
+    @property
+    def poses(self) -> RelionPoses:
+        """Of all rows."""
+        return RelionPoses.of_columns(self.values)
+
+    def warn_of_others(self, labels: Iterable[str], is_written: np.ndarray) -> None:
+        """Say what poses the rows have that were not scored; `labels` are new columns."""
         n = int((is_written & ~self.is_found).sum())
-        if n and not self.known.issuperset(labels):
-            warnings.warn(
-                f"{counted(n, 'row')} of {len(self.is_found):,} were not scored and the set has no "
-                "poses: their angles and origins are 0 in the scored set.",
-                CryoLikeWarning,
-                stacklevel=4,
-            )
+        if not n:
+            return
+        poses = (
+            "keep the poses they had"
+            if self.known.issuperset(labels)
+            else "have angles and origins of 0, since the set has no poses"
+        )
+        warnings.warn(
+            f"{counted(n, 'row')} of {len(self.is_found):,} of the scored set were not scored and "
+            f"{poses}.",
+            CryoLikeWarning,
+            stacklevel=4,
+        )
 
 
 def _poses_of_table(table: ParticleTable) -> dict[str, np.ndarray]:
@@ -165,7 +167,7 @@ def _rewrite_star(
     labels = {label: label.removeprefix("rln") for label in merged.values}
     is_written = np.isin(np.arange(len(table)), block.row_numbers)
     is_new = [label for label, bare in labels.items() if bare not in block.columns]
-    merged.warn_of_zeros(is_new, is_written)
+    merged.warn_of_others(is_new, is_written)
     _warn_of_left_out(len(block.malformed), len(table), "hold a wrong number of values")
 
     def column(label: str, values: np.ndarray) -> StarColumn:
@@ -234,7 +236,7 @@ def _star_of_table(
     }
     numbers = np.stack(list(columns.values()), axis=1)
     is_usable = np.isfinite(numbers).all(axis=1) & (table.image_index != UNREADABLE_IMAGE)
-    merged.warn_of_zeros(merged.values, is_usable)
+    merged.warn_of_others(merged.values, is_usable)
     _warn_of_left_out(int((~is_usable).sum()), len(table), "cannot be used")
     yield b"\n" + optics
     yield _star_table("particles", ["rlnImageName", "rlnOpticsGroup", *columns], [])[:-1]
@@ -286,43 +288,8 @@ def _from_euler(angles_deg: np.ndarray) -> Rotation:
     return Rotation.from_euler("ZYZ", angles_deg, degrees=True)
 
 
-def poses_from_rotation_vectors(vectors: np.ndarray, origins_A: np.ndarray) -> RelionPoses:
-    """Invert `rotation_vectors`.
-
-    Parameters
-    ----------
-    vectors
-        Axis times angle, radians, (n, 3).
-    origins_A
-        RELION's origins, (n, 2).
-    """
-    with warnings.catch_warnings():
-        # Looking along z, rot and psi are not told apart, and need not be
-        warnings.filterwarnings("ignore", "Gimbal lock", UserWarning)
-        angles_deg = Rotation.from_rotvec(vectors).as_euler("ZYZ", degrees=True)
-    rot, tilt, psi = np.asarray(angles_deg, dtype=np.float64).T
-    return RelionPoses(
-        rot_deg=rot,
-        tilt_deg=tilt,
-        psi_deg=psi,
-        origin_x_A=origins_A[:, 0],
-        origin_y_A=origins_A[:, 1],
-    )
-
-
-def _poses_of_cs(source: np.ndarray, sizes_A: np.ndarray) -> RelionPoses | None:
-    """Read the poses that the rows have; None where they have none."""
-    names = source.dtype.names or ()
-    if _POSE not in names or _SHIFT not in names:
-        return None
-    _check_fields(source)
-    shifts_A = source[_SHIFT] * _pixel_sizes(source, sizes_A)[:, None]
-    vectors = np.nan_to_num(source[_POSE].astype(np.float64), posinf=0, neginf=0)
-    return poses_from_rotation_vectors(vectors, np.nan_to_num(shifts_A, posinf=0, neginf=0))
-
-
 def _check_fields(source: np.ndarray) -> None:
-    """Refuse fields that cannot hold a pose."""
+    """Refuse fields that cannot hold a pose, which reading the set has refused before."""
     for name, (_, *shape) in _NEW_FIELDS.items():
         if name in (source.dtype.names or ()):
             field = source.dtype[name]
@@ -333,40 +300,32 @@ def _check_fields(source: np.ndarray) -> None:
 
 def _pixel_sizes(source: np.ndarray, sizes_A: np.ndarray) -> np.ndarray:
     """Pixel size, Å, that shifts are counted in, which need not be that of the images."""
-    if _PIXEL_SIZE not in (source.dtype.names or ()):
+    if POSE_PIXEL_SIZE not in (source.dtype.names or ()):
         return sizes_A
-    own: np.ndarray = source[_PIXEL_SIZE].astype(np.float64)
+    own: np.ndarray = source[POSE_PIXEL_SIZE].astype(np.float64)
     return np.where(np.isfinite(own) & (own > 0), own, sizes_A)
 
 
 def _write_cs(
-    out: io.BufferedIOBase,
-    source: np.ndarray,
-    rows: np.ndarray,
-    poses: RelionPoses,
-    sizes_A: np.ndarray,
+    out: io.BufferedIOBase, source: np.ndarray, merged: _Merged, sizes_A: np.ndarray
 ) -> None:
     """Copy a .cs file with other poses, a part at a time."""
-    _check_fields(source)
     names = source.dtype.names or ()
     new = [(name, *spec) for name, spec in _NEW_FIELDS.items() if name not in names]
     dtype = np.dtype([*((name, source.dtype[name]) for name in names), *new])
     _write_header(out, dtype, len(source))
-    units_A = _pixel_sizes(source, sizes_A)
-    vectors, shifts = np.zeros((len(source), 3)), np.zeros((len(source), 2))
-    vectors[rows] = rotation_vectors(poses)
-    shifts[rows] = np.stack([poses.origin_x_A, poses.origin_y_A], axis=1) / units_A[rows, None]
-    is_found = np.zeros(len(source), dtype=bool)
-    is_found[rows] = True
+    units_A, poses = _pixel_sizes(source, sizes_A), merged.poses
+    origins_A = np.stack([poses.origin_x_A, poses.origin_y_A], axis=1)
+    vectors, shifts = rotation_vectors(poses), origins_A / units_A[:, None]
     for start in range(0, len(source), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        block, found = np.zeros(len(source[part]), dtype=dtype), is_found[part]
+        block = np.zeros(len(source[part]), dtype=dtype)
         for name in names:
             block[name] = source[part][name]
-        if _PIXEL_SIZE not in names:
-            block[_PIXEL_SIZE] = units_A[part]
-        for name, values in ((_POSE, vectors), (_SHIFT, shifts), (_PIXEL_SIZE, units_A)):
-            block[name][found] = values[part][found]
+        for name, values in ((POSE, vectors), (SHIFT, shifts), (POSE_PIXEL_SIZE, units_A)):
+            # What other rows have of a new field can come from a passthrough file
+            is_set = merged.is_found[part] if name in names else np.ones(len(block), dtype=bool)
+            block[name][is_set] = values[part][is_set]
         out.write(block.tobytes())
 
 

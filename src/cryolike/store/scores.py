@@ -5,20 +5,30 @@ Every file is complete or absent: it is written beside its place and then rename
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, UInt64
 
 from cryolike.errors import UsageError
-from cryolike.store.writer import writing
-from cryolike.units import deg_from_rad
+from cryolike.store.writer import Reject, writing
+from cryolike.units import deg_from_rad, rad_from_deg
 
-__all__ = ["RelionPoses", "ScoreLayout", "ScoreTable", "whole_file", "write_results"]
+__all__ = [
+    "RelionPoses",
+    "ScoreLayout",
+    "ScoreTable",
+    "read_rejects",
+    "read_results",
+    "whole_file",
+    "write_results",
+]
 
 _ADVICE = "Make room there or choose another output folder, and run the same command again."
 
@@ -62,6 +72,16 @@ class ScoreLayout:
         """The particle set with the poses found, as cryoSPARC reads it."""
         return self.folder / "particles_scored.cs"
 
+    @property
+    def rejects(self) -> Path:
+        """Images that are in none of the others, and why."""
+        return self.folder / "rejects.csv"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures."""
+        return self.folder / "plots"
+
     def results_present(self) -> list[Path]:
         """Files of results in the folder."""
         files = (self.table, self.table_as_text, self.matrix, self.scored_star, self.scored_cs)
@@ -98,6 +118,15 @@ def whole_file(target: Path, advice: str = _ADVICE) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+_RELION_LABELS = {
+    "rlnAngleRot": "rot_deg",
+    "rlnAngleTilt": "tilt_deg",
+    "rlnAnglePsi": "psi_deg",
+    "rlnOriginXAngst": "origin_x_A",
+    "rlnOriginYAngst": "origin_y_A",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,13 +187,12 @@ class RelionPoses:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Values by RELION's labels."""
-        return {
-            "rlnAngleRot": self.rot_deg,
-            "rlnAngleTilt": self.tilt_deg,
-            "rlnAnglePsi": self.psi_deg,
-            "rlnOriginXAngst": self.origin_x_A,
-            "rlnOriginYAngst": self.origin_y_A,
-        }
+        return {label: getattr(self, name) for label, name in _RELION_LABELS.items()}
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, np.ndarray]) -> Self:
+        """Take values by RELION's labels."""
+        return cls(**{name: columns[label] for label, name in _RELION_LABELS.items()})
 
 
 def _wrapped_deg(angle_rad: np.ndarray) -> np.ndarray:
@@ -334,3 +362,60 @@ def write_results(folder: Path, scores: ScoreTable) -> list[Path]:
 
 def _as_utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_results(folder: Path) -> ScoreTable:
+    """Read the table of results; inverse of `write_results`.
+
+    Parameters
+    ----------
+    folder
+        Output folder.
+
+    Returns
+    -------
+    ScoreTable
+        Names of images that are not UTF-8 are escaped.
+    """
+    frame = pd.read_parquet(ScoreLayout(Path(folder)).table)
+    n_structures = max(1, frame["structure"].nunique())
+    first = frame.iloc[::n_structures]
+
+    def matrix(name: str) -> np.ndarray:
+        return frame[name].to_numpy(dtype=np.float64).reshape(-1, n_structures)
+
+    return ScoreTable(
+        source_row=first["source_row"].to_numpy(dtype=np.int64),
+        image_name=first["image_name"].to_numpy(dtype=object),
+        uid=None if first["uid"].isna().any() else first["uid"].to_numpy(dtype=np.uint64),
+        structures=tuple(frame["structure"].iloc[:n_structures]),
+        **{name: matrix(name) for name in _SCORES},
+        rot_rad=rad_from_deg(matrix("rlnAngleRot")),
+        tilt_rad=rad_from_deg(matrix("rlnAngleTilt")),
+        psi_rad=rad_from_deg(matrix("rlnAnglePsi")),
+        shift_x_A=0 - matrix("rlnOriginXAngst"),
+        shift_y_A=0 - matrix("rlnOriginYAngst"),
+    )
+
+
+def read_rejects(path: Path, metadata_files: Sequence[str]) -> tuple[Reject, ...]:
+    """Read the list of images that were left out; none where there is no such file.
+
+    Parameters
+    ----------
+    path
+        Of ``rejects.csv``.
+    metadata_files
+        That rejects count from.
+
+    Returns
+    -------
+    tuple of Reject
+        In the order of the file.
+    """
+    if not path.exists():
+        return ()
+    number = {file: i for i, file in enumerate(metadata_files)}
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+        rows = list(csv.reader(text))[1:]
+    return tuple((number[file], int(row), name, reason) for file, row, name, reason in rows)

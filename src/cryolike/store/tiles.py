@@ -2,14 +2,16 @@
 
 Tiles and drafts lie in a folder beside the results, ``.cryolike-wip``. When all tiles are there the
 results are made of them in that folder, and moved into place; the record, which is written last,
-lists them.
+lists them. Before that a list says which files are about to be moved, so that those of a run that
+was killed meanwhile are known.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +20,16 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from cryolike.errors import FolderInUseError, OutputExistsError
+from cryolike.errors import FolderInUseError, OutputError, OutputExistsError
 from cryolike.store.layout import OutputLayout
 from cryolike.store.manifest import FileRecord, InputRecord, canonical_json, checksum_of_file
-from cryolike.store.writer import CHOOSE_ANOTHER, acquire_lock, write_arrays, writing
+from cryolike.store.writer import (
+    CHOOSE_ANOTHER,
+    acquire_lock,
+    refuse_locked,
+    write_arrays,
+    writing,
+)
 
 __all__ = ["RECORD_NAME", "TileFolder", "WorkHeader", "refuse_existing_scores"]
 
@@ -31,7 +39,7 @@ RECORD_NAME = "scores.json"
 RESUME_ADVICE = "What is computed is kept: run the same command again with --resume (resume=True)."
 """After an error."""
 
-_HEADER, _RESULTS = "score.json", "results"
+_HEADER, _RESULTS, _PLACED = "score.json", "results", "placed.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +131,7 @@ class TileFolder:
         self._header, self._resume, self._overwrite = header, resume, overwrite
         self._record = folder / RECORD_NAME
         self._wip = self._layout.wip
+        self._placed = self._wip / _PLACED
         self._lock: IO[str] | None = None
         self._is_kept = False
         self.is_finished = False
@@ -130,11 +139,7 @@ class TileFolder:
 
     def __enter__(self) -> Self:
         made = not self._layout.folder.exists()
-        if not (self._resume or self._overwrite):
-            refuse_existing_scores(self._layout.folder)
-        if not self._overwrite:
-            self._refuse_files_of_others()
-        _refuse_other_content(self._layout)
+        self.check()
         self._is_kept = self._wip.exists()
         try:
             with writing(self._layout.folder, CHOOSE_ANOTHER):
@@ -158,31 +163,55 @@ class TileFolder:
         traceback: TracebackType | None,
     ) -> None:
         with suppress(OSError):
-            self._leave(remove_wip=self.is_finished)
+            # The list of files that were being moved is still needed where that failed
+            self._leave(remove_wip=self.is_finished and not self._placed.exists())
+
+    def check(self) -> None:
+        """Refuse what entering would refuse, and change nothing.
+
+        Raises
+        ------
+        OutputExistsError, FolderInUseError
+            As on entering.
+        OutputError
+            Where nothing may be written.
+        """
+        folder = self._layout.folder
+        if self._layout.wip_lock.exists():
+            refuse_locked(self._layout.wip_lock)
+        if not (self._resume or self._overwrite):
+            refuse_existing_scores(folder)
+        if not self._overwrite:
+            self._refuse_files_of_others()
+        _refuse_other_content(self._layout)
+        _refuse_unwritable(folder)
+        if self._resume:
+            self._refuse_other_run()
 
     def _prepare(self) -> None:
         """Find what counts of an earlier run, and remove the rest."""
         header_file = self._wip / _HEADER
         if self._resume:
-            earlier = self._earlier_header()
-            if earlier is not None and (differences := self._header.differences(earlier)):
-                listed = "\n    ".join(differences[:10])
-                msg = (
-                    f"{self._layout.folder} holds a run with other settings or input files:\n"
-                    f"    {listed}\n    → Resume with the same ones, use --overwrite, or another "
-                    "folder."
-                )
-                raise OutputExistsError(msg)
+            self._refuse_other_run()
             self.is_finished = self._record.exists() and not header_file.exists()
             if self.is_finished:
                 return
         with writing(self._layout.folder, RESUME_ADVICE):
             if self._overwrite:
                 self._remove_earlier()
-            draft = header_file.with_suffix(".part")
-            draft.write_text(self._header.to_json(), encoding="utf-8")
-            draft.replace(header_file)
+            self._write_json(header_file, asdict(self._header))
             self._is_kept = True
+
+    def _refuse_other_run(self) -> None:
+        earlier = self._earlier_header()
+        if earlier is not None and (differences := self._header.differences(earlier)):
+            listed = "\n    ".join(differences[:10])
+            msg = (
+                f"{self._layout.folder} holds a run with other settings or input files:\n"
+                f"    {listed}\n    → Resume with the same ones, use --overwrite, or another "
+                "folder."
+            )
+            raise OutputExistsError(msg)
 
     def _refuse_files_of_others(self) -> None:
         if self._record.exists() or (self._wip / _HEADER).exists():
@@ -210,16 +239,50 @@ class TileFolder:
 
     def _remove_earlier(self) -> None:
         """Remove what an earlier run left, its record first."""
-        names = []
-        if self._record.exists():
-            with suppress(ValueError, KeyError, TypeError):
-                names = [file["name"] for file in json.loads(self._record.read_bytes())["files"]]
-            self._record.unlink()
-        for name in names:
-            path = (self._layout.folder / name).resolve()
-            if path.is_relative_to(self._layout.folder.resolve()):
-                path.unlink(missing_ok=True)
+        self._is_kept = True
+        names = self._known_names()
+        self._write_json(self._placed, sorted(names))
+        self._record.unlink(missing_ok=True)
+        self._remove(names)
         self._clear_wip()
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove results, and folders below the output folder that are empty then."""
+        folder = self._layout.folder.resolve()
+        for name in names:
+            path = (folder / name).resolve()
+            if path.is_relative_to(folder):
+                path.unlink(missing_ok=True)
+                if path.parent != folder and path.parent.is_dir():
+                    with suppress(OSError):
+                        path.parent.rmdir()
+
+    def _known_names(self) -> set[str]:
+        """Files that an earlier run has put in place, or may have."""
+        return {*self._placed_names(), *(file.name for file in self.earlier_files())}
+
+    def _placed_names(self) -> list[str]:
+        """Files that a run was moving when it was killed."""
+        with suppress(OSError, ValueError):
+            names = json.loads(self._placed.read_bytes())
+            if isinstance(names, list):
+                return [name for name in names if _is_text(name)]
+        return []
+
+    def earlier_files(self) -> tuple[FileRecord, ...]:
+        """Files of a finished run, as its record lists them; none where that is damaged."""
+        try:
+            files = json.loads(self._record.read_bytes())["files"]
+            records = tuple(FileRecord(**file) for file in files)
+            # Joined with a folder, anything but a text would raise later
+            return tuple(record for record in records if _is_text(record.name))
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
+
+    def _write_json(self, target: Path, content: Any) -> None:
+        draft = self._wip / f"{target.name}.part"
+        draft.write_text(canonical_json(content), encoding="utf-8")
+        draft.replace(target)
 
     def _clear_wip(self) -> None:
         for path in self._wip.iterdir():
@@ -281,25 +344,64 @@ class TileFolder:
         OutputError
             Where the disk is full or refuses.
         """
-        results, folder = self._wip / _RESULTS, self._layout.folder
-        with writing(folder, RESUME_ADVICE):
-            shutil.rmtree(results, ignore_errors=True)
-            results.mkdir()
-            write_results(results)
-            made = sorted(path for path in results.rglob("*") if path.is_file())
-            records = tuple(_file_record(path, results) for path in made)
-            for path, record in zip(made, records, strict=True):
-                target = folder / record.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-            draft = self._wip / f"{RECORD_NAME}.part"
-            content = asdict(self._header) | {"files": [asdict(record) for record in records]}
-            draft.write_text(canonical_json(content), encoding="utf-8")
-            draft.replace(self._record)
+        with writing(self._layout.folder, RESUME_ADVICE):
+            made = self._put_in_place(write_results)
+            # Those of a run that was killed here, and was to write others
+            self._remove(self._known_names() - {record.name for record in made})
+            records = self._write_record(made)
             # Without it a run is finished
             (self._wip / _HEADER).unlink()
         self.is_finished = True
         return records
+
+    def add(self, write_files: Callable[[Path], None]) -> tuple[FileRecord, ...]:
+        """Add files to the results of a finished run.
+
+        Parameters
+        ----------
+        write_files
+            Writes them into the folder that it is given.
+
+        Returns
+        -------
+        tuple of FileRecord
+            All files of the run.
+
+        Raises
+        ------
+        OutputError
+            Where the disk is full or refuses.
+        """
+        with writing(self._layout.folder, RESUME_ADVICE):
+            new = {record.name: record for record in self._put_in_place(write_files)}
+            records = {record.name: record for record in self.earlier_files()} | new
+            return self._write_record([records[name] for name in sorted(records)])
+
+    def _put_in_place(self, write_files: Callable[[Path], None]) -> list[FileRecord]:
+        """Write files in the folder of unfinished work, and move all of them."""
+        drafts, folder = self._wip / _RESULTS, self._layout.folder
+        shutil.rmtree(drafts, ignore_errors=True)
+        drafts.mkdir()
+        write_files(drafts)
+        made = sorted(path for path in drafts.rglob("*") if path.is_file())
+        records = [_file_record(path, drafts) for path in made]
+        names = {record.name for record in records}
+        self._write_json(self._placed, sorted(names.union(self._placed_names())))
+        for path, record in zip(made, records, strict=True):
+            target = folder / record.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        return records
+
+    def _write_record(self, records: Sequence[FileRecord]) -> tuple[FileRecord, ...]:
+        content = asdict(self._header) | {"files": [asdict(record) for record in records]}
+        self._write_json(self._record, content)
+        self._placed.unlink()
+        return tuple(records)
+
+
+def _is_text(name: Any) -> bool:
+    return isinstance(name, str) and "\0" not in name
 
 
 def _file_record(path: Path, folder: Path) -> FileRecord:
@@ -338,3 +440,13 @@ def _refuse_other_content(layout: OutputLayout) -> None:
     if layout.wip_header.exists() or results:
         msg = f"{layout.folder} holds a converted set. Choose another output folder for scores."
         raise OutputExistsError(msg)
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made, or written to."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        msg = f"{existing} is a file, not a folder. Choose another output folder."
+        raise OutputExistsError(msg)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{existing} cannot be written: no permission. {CHOOSE_ANOTHER}")

@@ -36,7 +36,6 @@ from cryolike.store.manifest import (
     RunHeader,
     StackRecord,
     canonical_json,
-    checksum_of_file,
 )
 from cryolike.store.tensor_file import TensorFile
 
@@ -47,6 +46,7 @@ __all__ = [
     "TensorDraft",
     "check_free_space",
     "refuse_existing_results",
+    "refuse_locked",
 ]
 
 Reject = tuple[int, int, str, str]
@@ -316,12 +316,7 @@ class RunFolder:
         return all(self._is_file_intact(file) for file in record.files)
 
     def _is_file_intact(self, file: FileRecord) -> bool:
-        path = self.layout.path(file.name)
-        return (
-            path.is_file()
-            and path.stat().st_size == file.n_bytes
-            and checksum_of_file(path) == file.xxh3_128
-        )
+        return not file.fault(self.layout.folder)
 
     @property
     def is_complete(self) -> bool:
@@ -483,7 +478,7 @@ def refuse_existing_results(folder: Path) -> None:
     present = layout.results_present()
     if layout.wip_lock.exists():
         present.append(layout.wip)
-        _refuse_locked(layout.wip_lock)
+        refuse_locked(layout.wip_lock)
     _refuse_results(layout, present)
 
 
@@ -631,7 +626,19 @@ def acquire_lock(path: Path) -> IO[str]:
     return lock
 
 
-def _refuse_locked(path: Path) -> None:
+def refuse_locked(path: Path) -> None:
+    """Refuse a folder of unfinished work that another process holds.
+
+    Parameters
+    ----------
+    path
+        The lock in that folder.
+
+    Raises
+    ------
+    FolderInUseError
+        Where another process holds it.
+    """
     with path.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
