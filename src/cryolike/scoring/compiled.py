@@ -633,6 +633,19 @@ class TemplateViews:
         return np.concatenate([self.first_term, ends]).astype(np.int64)
 
     @cached_property
+    def faults(self) -> list[str]:
+        """What does not belong together."""
+        n_terms, n_angles = int(self.first_term[-1]), self.plan.n
+        wrong = [
+            f"{name} is {array.dtype} {array.shape}, not float32 {(len(self.real), n_terms)}"
+            for name, array in (("real", self.real), ("imaginary", self.imaginary))
+            if array.shape != (len(self.real), n_terms) or array.dtype != np.float32
+        ]
+        if len(self.first_term) > n_angles // 2 + 2:
+            wrong.append(f"{n_angles} angles do not have {len(self.first_term) - 1} terms")
+        return wrong
+
+    @cached_property
     def compiled(self) -> tuple[Any, ...]:
         """Addresses of terms and of where frequencies begin, and plans, as long as this is kept."""
         return (
@@ -709,36 +722,23 @@ class Integration:
 def _check_arrays(
     templates: TemplateViews,
     views: NDArray[np.int64],
-    of_image: dict[str, NDArray[np.float32]],
-    of_views: dict[str, NDArray[np.float32]],
+    arrays: dict[str, tuple[NDArray[Any], tuple[int, ...]]],
     n_low_terms: int = 0,
-    log_prior: NDArray[np.float64] | None = None,
 ) -> None:
-    """Refuse what compiled code would read beyond the end of."""
-    n_all, n_terms, n_angles = len(templates.real), int(templates.first_term[-1]), templates.plan.n
+    """Refuse what compiled code would read beyond the end of; arrays come with expected shapes."""
+    n_all = len(templates.real)
     if len(views) and not (views.min() >= 0 and views.max() < n_all):
         msg = f"views are numbered 0 to {n_all - 1}, not {views.min()} to {views.max()}."
         raise UsageError(msg)
-    n_blocks = len(of_image["real"])
-    arrays: list[tuple[str, NDArray[np.float32], tuple[int, ...]]] = [
-        ("real", templates.real, (n_all, n_terms)),
-        ("imaginary", templates.imaginary, (n_all, n_terms)),
-    ]
-    for name, array in of_image.items():
-        n_here = n_low_terms if name.startswith("ones") else n_terms
-        arrays.append((name, array, (n_blocks, n_here, N_LANES)))
-    arrays += [(name, array, (len(views), n_angles)) for name, array in of_views.items()]
     wrong = [
-        f"{name} is {array.dtype} {array.shape}, not float32 {shape}"
-        for name, array, shape in arrays
-        if array.shape != shape or array.dtype != np.float32
+        f"{name} is {array.dtype} {array.shape}, not {'float64' if of_prior else 'float32'} {shape}"
+        for name, (array, shape) in arrays.items()
+        for of_prior in (name == "log_prior",)
+        if array.shape != shape or array.dtype != (np.float64 if of_prior else np.float32)
     ]
-    if log_prior is not None and log_prior.shape != (n_blocks * N_LANES,):
-        wrong.append(f"log_prior has shape {log_prior.shape}, not {(n_blocks * N_LANES,)}")
+    wrong += templates.faults
     if n_low_terms not in templates.first_term:
         wrong.append(f"{n_low_terms} terms of ones are those of no number of angular frequencies")
-    if len(templates.first_term) > n_angles // 2 + 2:
-        wrong.append(f"{n_angles} angles do not have {len(templates.first_term) - 1} terms")
     if wrong:
         msg = f"terms and scales do not belong together: {'; '.join(wrong)}."
         raise UsageError(msg)
@@ -784,10 +784,24 @@ def score_views(
     UsageError
         Where there is no such view, or arrays do not belong together.
     """
-    names = "real", "imaginary", "ones_real", "ones_imaginary"
-    of_image = {name: getattr(image, name) for name in names}
-    n_low_terms = image.ones_real.shape[1]
-    _check_arrays(templates, views, of_image, vars(scales), n_low_terms, image.log_prior)
+    n_blocks, n_low_terms = len(image.real), image.ones_real.shape[1]
+    of_image = n_blocks, templates.real.shape[1], N_LANES
+    of_ones, of_views = (n_blocks, n_low_terms, N_LANES), (len(views), templates.plan.n)
+    _check_arrays(
+        templates,
+        views,
+        {
+            "real": (image.real, of_image),
+            "imaginary": (image.imaginary, of_image),
+            "ones_real": (image.ones_real, of_ones),
+            "ones_imaginary": (image.ones_imaginary, of_ones),
+            "log_prior": (image.log_prior, (n_blocks * N_LANES,)),
+            "inverse_norm": (scales.inverse_norm, of_views),
+            "ones_scale": (scales.ones_scale, of_views),
+            "half_log_power": (scales.half_log_power, of_views),
+        },
+        n_low_terms,
+    )
     n_lanes = image.log_prior.size
     found = BestOfViews(
         cross_correlation=np.full(len(views), -np.inf, np.float32),
@@ -864,9 +878,13 @@ def largest_correlations(
         As in `score_views`.
     """
     plan, n_blocks = templates.plan, len(real)
-    _check_arrays(
-        templates, views, {"real": real, "imaginary": imaginary}, {"inverse_norm": inverse_norm}
-    )
+    of_image = n_blocks, templates.real.shape[1], N_LANES
+    arrays = {
+        "real": (real, of_image),
+        "imaginary": (imaginary, of_image),
+        "inverse_norm": (inverse_norm, (len(views), plan.n)),
+    }
+    _check_arrays(templates, views, arrays)
     if not (n_blocks - 1) * N_LANES < n_displacements <= n_blocks * N_LANES:
         msg = f"{n_blocks} blocks do not hold {n_displacements} displacements."
         raise UsageError(msg)

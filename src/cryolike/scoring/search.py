@@ -314,11 +314,12 @@ class PoseSearch:
 
     def _at_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
         """Cross-correlation and log-likelihood of one pose of each image, float64."""
-        parts = [
-            self._at_few_poses(moments.take(rows), best.take(rows))
-            for first in range(0, len(moments), _POSES_AT_ONCE)
-            for rows in [slice(first, first + _POSES_AT_ONCE)]
-        ]
+
+        def few(i: int) -> tuple[Tensor, Tensor]:
+            rows = slice(i * _POSES_AT_ONCE, (i + 1) * _POSES_AT_ONCE)
+            return self._at_few_poses(moments.take(rows), best.take(rows))
+
+        parts = self._comparison.each(few, -(-len(moments) // _POSES_AT_ONCE))
         x, likelihoods = (torch.cat(column) for column in zip(*parts, strict=True))
         return x, likelihoods
 
