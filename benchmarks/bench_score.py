@@ -44,7 +44,7 @@ _BATCHES = (1, 8, 32)
 
 def run(
     sizes: Sequence[int] = SIZES,
-    n_images: int = 16,
+    n_images: int = 64,
     n_runs: int = 3,
     *,
     modes: Sequence[str] = ("exact", "fast"),
