@@ -16,10 +16,9 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -29,7 +28,7 @@ from numba.extending import intrinsic
 from numpy.polynomial import Chebyshev, Polynomial
 
 from cryolike.errors import UsageError
-from cryolike.physics.compiled import _compiled
+from cryolike.physics.compiled import _compiled, _inner
 from cryolike.scoring.lanes import aligned_zeros
 from cryolike.scoring.template_terms import RadialBasis
 from cryolike.scoring.vectors import HAS_WIDE_REGISTERS, LANES, N_LANES, inline, load, spread, store
@@ -351,7 +350,7 @@ def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, b
         )
 
 
-@partial(numba.njit, nogil=True, error_model="numpy", fastmath=True)
+@_inner
 @no_type_check
 def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
     """Compute the terms of one image for all displacements; only compiled functions call this.

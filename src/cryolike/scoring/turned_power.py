@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+
+from cryolike.physics.compiled import _inner
 
 __all__ = ["TurnedPower", "fill_power", "series_of_squares"]
 
@@ -38,10 +39,6 @@ def series_of_squares(
     step = 2 if n_angles % 2 == 0 else 1
     series: Tensor = torch.fft.rfft(ctf[..., : n_angles // step].square(), dim=-1) * step
     return series
-
-
-_inner = partial(numba.njit, nogil=True, error_model="numpy", fastmath=True)
-"""For functions that only compiled functions call, and that are kept with those."""
 
 
 @_inner
