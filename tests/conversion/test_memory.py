@@ -168,6 +168,7 @@ def test_only_whole_messages_of_one_piece_go_without_copying() -> None:
     assert shared_message([torch.zeros(3)]) is None
     assert shared_message([one[0], other[2]]) is None
     assert shared_message([one[0][:, 1:]]) is None
+    assert shared_message([one[0].conj()]) is None
 
 
 def test_a_forked_process_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

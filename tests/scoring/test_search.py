@@ -14,13 +14,13 @@ from tests.scoring.simulated import ctf_of, pose_errors, templates_of, transform
 from torch import Tensor
 
 from cryolike import ImageDescriptor
-from cryolike.errors import UsageError
+from cryolike.errors import CryoLikeWarning, UsageError
 from cryolike.physics.ctf import CtfParameters
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.poses import Poses, PoseScores
 from cryolike.scoring.search import PoseSearch, SearchMode
-from cryolike.simulate import asymmetric_particle, simulate_particles
+from cryolike.simulate import BlobModel, asymmetric_particle, simulate_particles
 from cryolike.templates import TemplateSet
 
 N_IMAGES = 24
@@ -119,6 +119,39 @@ def test_fast_search_misses_nothing_between_coarse_grids(seed: int) -> None:
         fast.log_likelihood_integrated, exact.log_likelihood_integrated, atol=0.1, rtol=0
     )
     assert (fast.left_out > 0).mean() > 0.5, "most images were compared with everything"
+
+
+def test_images_of_the_opposite_contrast_are_found_out() -> None:
+    """Where no correlation is positive everything is compared, and a warning says why."""
+    ball = BlobModel(centres_A=np.zeros((1, 3)), sigmas_A=np.full(1, 20.0), weights=np.ones(1))
+    descriptor = ImageDescriptor.from_individual_values(32, 5.0, viewing_distance=0.4)
+    of_ball = templates_of(ball, ViewingDirections.of_spacing(0.4), descriptor)
+    steps = Displacements.grid(0, 1, 1, 5.0)
+    dark = -of_ball.images[:3]
+    for precision in ("single", "double"):
+        chosen = of_ball
+        if precision == "double":
+            chosen = replace(
+                of_ball,
+                images=of_ball.images.to(torch.complex128),
+                descriptor=descriptor.with_precision("double"),
+            )
+        noise = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+        noisy = dark + 0.5 * transformed(noise.numpy(), descriptor)
+        with pytest.warns(CryoLikeWarning, match="opposite contrast"):
+            scores = PoseSearch(chosen, steps, mode="fast").score(noisy, torch.ones_like(dark.real))
+        assert (scores.left_out == 0).all()
+
+
+def test_images_may_lie_in_memory_in_any_order() -> None:
+    """A transposed copy of the angles and shells is compared as what it is."""
+    polar_images, ctf = (column[:2] for column in images(0.1))
+    other = polar_images.mT.contiguous().mT, ctf.mT.contiguous().mT
+    assert not other[0].is_contiguous()
+    search = PoseSearch(templates(), DISPLACEMENTS)
+    ours, theirs = (search.score(*pair) for pair in ((polar_images, ctf), other))
+    np.testing.assert_array_equal(ours.view, theirs.view)
+    np.testing.assert_array_equal(ours.cross_correlation, theirs.cross_correlation)
 
 
 def test_fast_search_on_tensors_is_the_compiled_one() -> None:

@@ -144,6 +144,12 @@ def _mapped(descriptor: int, n_bytes: int) -> tuple[np.ndarray, np.ndarray]:
     return memory[:8].view(np.uint64), memory[_LINE_BYTES:]
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's memory, shape and type are all there is of it."""
+    is_lazy = tensor.is_conj() or tensor.is_neg()
+    return tensor.is_contiguous() and not is_lazy and not tensor.requires_grad
+
+
 def shared_message(tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
     """Say how another process gets tensors without copying.
 
@@ -159,7 +165,7 @@ def shared_message(tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
     """
     addresses = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     piece = _piece_at.get(addresses.pop()) if len(addresses) == 1 else None
-    if piece is None or not all(tensor.is_contiguous() for tensor in tensors):
+    if piece is None or not all(_is_plain(tensor) for tensor in tensors):
         return None
     descriptor = piece.send()
     if descriptor is None:

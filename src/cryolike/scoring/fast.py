@@ -346,8 +346,10 @@ class _CoarseDisplacements:
         x, y = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
         reach = [np.diff(axis).max(initial=0) + 1e-6 for axis in axes]
         coarse = np.stack([x, y], axis=1)
-        distance = np.abs(coarse[:, None] - delta_A)
-        return cls(delta_A=coarse, is_near=(distance <= reach).all(axis=2))
+        is_near = (np.abs(coarse[:, None] - delta_A) <= reach).all(axis=2)
+        # Where the displacements fill no rectangle, corners of it have none nearby
+        is_used = is_near.any(axis=1)
+        return cls(delta_A=coarse[is_used], is_near=is_near[is_used])
 
 
 def _thinned(axis: np.ndarray, step: float) -> np.ndarray:
@@ -443,6 +445,8 @@ class FastSearch:
         """Find the best pose of an image, unless it should be compared with everything."""
         share = float(images.share[i])
         coarse = _Cells(self._coarse_cells(images.inner, i))
+        if coarse.largest <= 0:
+            return None  # as of images of the opposite contrast
         # The second pass looks at these poses again, so that it finds as much at least
         coarse.choose(self._agreement * self._least_worth(coarse.largest, share))
         medium, near_views, near_delta = self._look_near(images.inner, i, coarse)

@@ -62,6 +62,9 @@ _MEMORY_BYTES = 4e9
 
 _REAL = {Precision.SINGLE: torch.float32, Precision.DOUBLE: torch.float64}
 
+_RESULT = "result  "
+"""Before the kinds of results that were made of the files named above them."""
+
 _OPTIMAL_POSE = (
     "cross_correlation",
     "template",
@@ -459,7 +462,7 @@ class _Run:
             paths = {self.path(kind, position): shape for kind, shape in of_stack.items()}
             if not all(_is_whole(path, shape) for path, shape in paths.items()):
                 missing.append(position)
-            elif _text_of(self._origin(next(iter(of_stack)), position)) != self._inputs(position):
+            elif not self._is_of_these(tuple(of_stack), position):
                 missing.append(position)
                 n_others += 1
         if n_others:
@@ -476,7 +479,15 @@ class _Run:
         """Record what the results of a stack were made of, once all of them are written."""
         yield
         with whole_file(self._origin(kinds[0], position)) as draft:
-            draft.write_text(self._inputs(position), encoding="utf-8")
+            text = self._inputs(position) + "".join(f"{_RESULT}{kind}\n" for kind in kinds)
+            draft.write_text(text, encoding="utf-8")
+
+    def _is_of_these(self, kinds: Sequence[str], position: int) -> bool:
+        """Whether results are recorded as made of these templates and images."""
+        text = _text_of(self._origin(kinds[0], position))
+        inputs, *results = text.split(_RESULT)
+        recorded = {kind.strip() for kind in results}
+        return inputs == self._inputs(position) and recorded.issuperset(kinds)
 
     def _origin(self, kind: str, position: int) -> Path:
         return self.layout.origin(kind, self._index, self.stacks.stack_records[position].index)

@@ -60,7 +60,8 @@ class PoseSearch:
     mode
         'exact' compares with all templates in all poses. 'fast' looks everywhere at low resolution
         first and then in full where an image may be; images for which that would leave out more
-        than 0.03 nats, by estimate, are compared with everything.
+        than 0.03 nats, by estimate, are compared with everything. It looks for positive
+        correlations only: integrals of images of the opposite contrast lack what negative ones add.
     refine
         Whether to give poses between those of the grids, where the cross-correlation near the best
         one peaks. Correlations and likelihoods are those of the grids all the same.
@@ -285,7 +286,8 @@ class PoseSearch:
     def _moments(self, images: Tensor, ctf: Tensor) -> ImageMoments:
         self._check_grid(images, ctf)
         images = images.detach().resolve_conj().to(self.device, self.templates.images.dtype)
-        ctf = ctf.detach().to(self.device, images.real.dtype)
+        ctf = ctf.detach().to(self.device, images.real.dtype).contiguous()
+        images = images.contiguous()
         moments = ImageMoments.of_images(images, ctf, self._grid)
         strength = ctf.square().amax(dim=(1, 2))
         is_bad = ~(

@@ -415,7 +415,12 @@ def read_rejects(path: Path, metadata_files: Sequence[str]) -> tuple[Reject, ...
     """
     if not path.exists():
         return ()
-    number = {file: i for i, file in enumerate(metadata_files)}
+    # The same file may have been given by another path
+    number = {Path(file).name: i for i, file in reversed([*enumerate(metadata_files)])}
+    number |= {file: i for i, file in enumerate(metadata_files)}
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
         rows = list(csv.reader(text))[1:]
-    return tuple((number[file], int(row), name, reason) for file, row, name, reason in rows)
+    return tuple(
+        (number.get(file, number.get(Path(file).name, 0)), int(row), name, reason)
+        for file, row, name, reason in rows
+    )
