@@ -37,25 +37,32 @@ def templates() -> TemplateSet:
     return templates_of(MODEL, ViewingDirections.of_spacing(SPACING), DESCRIPTOR)
 
 
+def at_random(
+    n: int, *, seed: int, astigmatism_A: float, largest_A: float
+) -> tuple[CtfParameters, np.ndarray, np.ndarray]:
+    """Draw parameters of n images, Euler angles and origins."""
+    rng = np.random.default_rng(seed)
+    mean_A = rng.uniform(12_000, 20_000, n)
+    parameters = CtfParameters(
+        defocus_u_A=mean_A + astigmatism_A / 2,
+        defocus_v_A=mean_A - astigmatism_A / 2,
+        defocus_angle_rad=rng.uniform(0, np.pi, n),
+        phase_shift_rad=np.zeros(n),
+        spherical_aberration_mm=np.full(n, 2.7),
+        voltage_kV=np.full(n, 300.0),
+        amplitude_contrast=np.full(n, 0.1),
+        bfactor_A2=np.zeros(n),
+        scale=np.ones(n),
+    )
+    euler_rad = rng.uniform(-np.pi, np.pi, (n, 3))
+    euler_rad[:, 1] = np.arccos(rng.uniform(-1, 1, n))
+    return parameters, euler_rad, rng.uniform(-largest_A, largest_A, (n, 2))
+
+
 @cache
 def truth() -> tuple[CtfParameters, np.ndarray, np.ndarray]:
     """Parameters with strong astigmatism, Euler angles and origins."""
-    rng = np.random.default_rng(1)
-    mean_A = rng.uniform(12_000, 20_000, N_IMAGES)
-    parameters = CtfParameters(
-        defocus_u_A=mean_A + 2_000,
-        defocus_v_A=mean_A - 2_000,
-        defocus_angle_rad=rng.uniform(0, np.pi, N_IMAGES),
-        phase_shift_rad=np.zeros(N_IMAGES),
-        spherical_aberration_mm=np.full(N_IMAGES, 2.7),
-        voltage_kV=np.full(N_IMAGES, 300.0),
-        amplitude_contrast=np.full(N_IMAGES, 0.1),
-        bfactor_A2=np.zeros(N_IMAGES),
-        scale=np.ones(N_IMAGES),
-    )
-    euler_rad = rng.uniform(-np.pi, np.pi, (N_IMAGES, 3))
-    euler_rad[:, 1] = np.arccos(rng.uniform(-1, 1, N_IMAGES))
-    return parameters, euler_rad, rng.uniform(-12, 12, (N_IMAGES, 2))
+    return at_random(N_IMAGES, seed=1, astigmatism_A=4_000, largest_A=12)
 
 
 @cache
@@ -92,26 +99,11 @@ def test_fast_search_misses_nothing_between_coarse_grids(seed: int) -> None:
 
     Two of these images are lost with half of the noise reckoned with, ten with none.
     """
-    n, rng = 40, np.random.default_rng(seed)
     descriptor = ImageDescriptor.from_individual_values(32, 5.0, viewing_distance=math.radians(8))
     model, steps = asymmetric_particle(32.0), Displacements.grid(3, 9, 9, 5.0)
-    mean_A = rng.uniform(12_000, 20_000, n)
-    parameters = CtfParameters(
-        defocus_u_A=mean_A + 1_000,
-        defocus_v_A=mean_A - 1_000,
-        defocus_angle_rad=rng.uniform(0, np.pi, n),
-        phase_shift_rad=np.zeros(n),
-        spherical_aberration_mm=np.full(n, 2.7),
-        voltage_kV=np.full(n, 300.0),
-        amplitude_contrast=np.full(n, 0.1),
-        bfactor_A2=np.zeros(n),
-        scale=np.ones(n),
-    )
-    euler_rad = rng.uniform(-np.pi, np.pi, (n, 3))
-    euler_rad[:, 1] = np.arccos(rng.uniform(-1, 1, n))
-    origins_A = rng.uniform(-15, 15, (n, 2))
-    pixels = simulate_particles(model, parameters, euler_rad, origins_A, 32, 5.0, snr=1, seed=seed)
-    few = transformed(pixels, descriptor), ctf_of(parameters, descriptor)
+    drawn = at_random(40, seed=seed, astigmatism_A=2_000, largest_A=15)
+    pixels = simulate_particles(model, *drawn, 32, 5.0, snr=1, seed=seed)
+    few = transformed(pixels, descriptor), ctf_of(drawn[0], descriptor)
     views = ViewingDirections.of_spacing(math.radians(8))
     of_model = templates_of(model, views, descriptor)
     fast, exact = (PoseSearch(of_model, steps, mode=mode).score(*few) for mode in _MODES)

@@ -9,6 +9,7 @@ Single precision throughout, but for sums over what has been reduced.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, no_type_check
@@ -286,7 +287,7 @@ def _add_logarithms(a, b):
 @no_type_check
 def _least_correlation(law, least_log):
     """Find the |x − u·v|/√(1 − u²) below which log L is `cutoff` below the largest so far."""
-    p, v, mean_bound, cutoff, _, reference = law
+    p, v, mean_bound, cutoff, reference = law
     most = cutoff - reference - least_log - 0.5 * math.log1p(-mean_bound * mean_bound)
     square = 1 - v * v - math.exp(min(most / p, 1.0))
     return math.sqrt(square) if square > 0 else -1.0
@@ -504,7 +505,7 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
         Addresses of what x and u are multiplied by, of ½ log I_xx, and of the smallest of the
         latter of each view.
     law, reference
-        p, v, bound of u, cutoff, whether to integrate; largest log-likelihood so far, (1,).
+        p, v, bound of u, cutoff; largest log-likelihood so far, (1,).
     sizes
         Numbers of views and of blocks of displacements; address of where the terms of an angular
         frequency begin, and how many frequencies there are.
@@ -549,22 +550,21 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
                     if value > best[view]:
                         best[view], angle[view] = value, place
                         displacement[view] = block * _U(N_LANES) + lane
-                    if law[4]:
-                        total, highest = _likelihoods(
-                            most,
-                            spectrum,
-                            room,
-                            ones,
-                            of_lanes,
-                            template,
-                            start,
-                            (block, view),
-                            scales,
-                            (*law, reference[0]),
-                            (first_term, plan),
-                        )
-                        log_sum[view] = _add_logarithms(log_sum[view], total)
-                        reference[0] = max(reference[0], highest)
+                    total, highest = _likelihoods(
+                        most,
+                        spectrum,
+                        room,
+                        ones,
+                        of_lanes,
+                        template,
+                        start,
+                        (block, view),
+                        scales,
+                        (*law, reference[0]),
+                        (first_term, plan),
+                    )
+                    log_sum[view] = _add_logarithms(log_sum[view], total)
+                    reference[0] = max(reference[0], highest)
 
 
 @partial(_compiled, fastmath={"contract", "nsz"})
@@ -722,19 +722,21 @@ class Integration:
 def _check_arrays(
     templates: TemplateViews,
     views: NDArray[np.int64],
-    arrays: dict[str, tuple[NDArray[Any], tuple[int, ...]]],
+    arrays: Mapping[str, tuple[NDArray[Any], type[np.generic], tuple[int, ...]]],
     n_low_terms: int = 0,
 ) -> None:
-    """Refuse what compiled code would read beyond the end of; arrays come with expected shapes."""
+    """Refuse what compiled code would read beyond the end of.
+
+    `arrays` come with the type and the shape that they should have.
+    """
     n_all = len(templates.real)
     if len(views) and not (views.min() >= 0 and views.max() < n_all):
         msg = f"views are numbered 0 to {n_all - 1}, not {views.min()} to {views.max()}."
         raise UsageError(msg)
     wrong = [
-        f"{name} is {array.dtype} {array.shape}, not {'float64' if of_prior else 'float32'} {shape}"
-        for name, (array, shape) in arrays.items()
-        for of_prior in (name == "log_prior",)
-        if array.shape != shape or array.dtype != (np.float64 if of_prior else np.float32)
+        f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}"
+        for name, (array, dtype, shape) in arrays.items()
+        if array.shape != shape or array.dtype != dtype
     ]
     wrong += templates.faults
     if n_low_terms not in templates.first_term:
@@ -749,7 +751,7 @@ def score_views(
     templates: TemplateViews,
     views: NDArray[np.int64],
     scales: ViewScales,
-    integration: Integration | None = None,
+    integration: Integration,
     reference: NDArray[np.float64] | None = None,
 ) -> BestOfViews:
     """Compare an image with views at all displacements and in-plane angles.
@@ -769,7 +771,7 @@ def score_views(
     scales
         Of the views, in the same order.
     integration
-        Without it, likelihoods are not summed.
+        How to sum likelihoods.
     reference
         (1,): the largest log-likelihood so far of a pose of this image, −∞ at first; raised to what
         is found. Threads that score the same image can share it.
@@ -791,14 +793,14 @@ def score_views(
         templates,
         views,
         {
-            "real": (image.real, of_image),
-            "imaginary": (image.imaginary, of_image),
-            "ones_real": (image.ones_real, of_ones),
-            "ones_imaginary": (image.ones_imaginary, of_ones),
-            "log_prior": (image.log_prior, (n_blocks * N_LANES,)),
-            "inverse_norm": (scales.inverse_norm, of_views),
-            "ones_scale": (scales.ones_scale, of_views),
-            "half_log_power": (scales.half_log_power, of_views),
+            "real": (image.real, _F, of_image),
+            "imaginary": (image.imaginary, _F, of_image),
+            "ones_real": (image.ones_real, _F, of_ones),
+            "ones_imaginary": (image.ones_imaginary, _F, of_ones),
+            "log_prior": (image.log_prior, np.float64, (n_blocks * N_LANES,)),
+            "inverse_norm": (scales.inverse_norm, _F, of_views),
+            "ones_scale": (scales.ones_scale, _F, of_views),
+            "half_log_power": (scales.half_log_power, _F, of_views),
         },
         n_low_terms,
     )
@@ -813,10 +815,8 @@ def score_views(
     n_low = int(np.searchsorted(templates.first_term, n_low_terms))
     views = np.ascontiguousarray(views, np.int64)
     terms, first_term, plans = templates.compiled
-    plan, law = templates.plan, (1.0, 0.0, 0.0, 0.0, False)
-    if integration is not None:
-        p, cutoff = float(integration.exponent), float(integration.cutoff)
-        law = (p, float(image.mean), float(integration.ones_bound) if n_low else 0.0, cutoff, True)
+    plan, mean_bound = templates.plan, float(integration.ones_bound) if n_low else 0.0
+    law = float(integration.exponent), float(image.mean), mean_bound, float(integration.cutoff)
     largest_prior = image.log_prior.max()
     penalty = np.where(np.isfinite(image.log_prior), np.float32(0), np.float32(-np.inf))
     prior = np.exp(image.log_prior - largest_prior).astype(np.float32)
@@ -880,9 +880,9 @@ def largest_correlations(
     plan, n_blocks = templates.plan, len(real)
     of_image = n_blocks, templates.real.shape[1], N_LANES
     arrays = {
-        "real": (real, of_image),
-        "imaginary": (imaginary, of_image),
-        "inverse_norm": (inverse_norm, (len(views), plan.n)),
+        "real": (real, _F, of_image),
+        "imaginary": (imaginary, _F, of_image),
+        "inverse_norm": (inverse_norm, _F, (len(views), plan.n)),
     }
     _check_arrays(templates, views, arrays)
     if not (n_blocks - 1) * N_LANES < n_displacements <= n_blocks * N_LANES:
@@ -891,7 +891,7 @@ def largest_correlations(
     terms, first_term, plans = templates.compiled
     views = np.ascontiguousarray(views, np.int64)
     n_spectra = 2 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE
-    work = aligned_zeros(n_spectra * plan.n_rows * N_LANES + N_LANES * n_blocks)
+    work = aligned_zeros(n_spectra * plan.n_rows * N_LANES)
     found = np.empty((len(views), n_displacements), np.float32)
     _find_largest(
         addresses(real, imaginary),

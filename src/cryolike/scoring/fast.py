@@ -192,6 +192,7 @@ def _log_of_sums(logarithms: np.ndarray) -> np.ndarray:
 
 
 _quick = partial(_compiled, nogil=False)
+"""For functions that take less time than it takes to get Python's lock back."""
 
 
 @_quick
@@ -547,8 +548,9 @@ class FastSearch:
         return np.asarray(-self._exponent * np.log1p(-square))
 
     def _lower(self, x: float, nats: float) -> float:
-        """Find the correlation whose log-likelihood is so many nats below that of x."""
-        log = math.log1p(-(min(x, 1 - 1e-9) ** 2)) + nats / self._exponent
+        """Find the correlation whose log-likelihood is so many nats below that of x; 0 at least."""
+        square = min(max(x, 0.0), 1 - 1e-9) ** 2
+        log = math.log1p(-square) + nats / self._exponent
         return math.sqrt(-math.expm1(log)) if log < 0 else 0.0
 
     def _left_out(
