@@ -20,6 +20,7 @@ from cryolike.scoring.turned_power import series_of_squares
 
 __all__ = [
     "BestOfViews",
+    "ChosenPoses",
     "ComparedGrid",
     "Comparison",
     "Found",
@@ -202,6 +203,26 @@ class BestOfViews:
     log_likelihood_integrated: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenPoses:
+    """What some images are compared with, besides all in-plane angles.
+
+    Attributes
+    ----------
+    images
+        Numbers of the images, int64, (n,).
+    views, displacements
+        Numbers of the views and of the displacements of each image, int64; one at least.
+    """
+
+    images: np.ndarray
+    views: list[np.ndarray]
+    displacements: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
 @runtime_checkable
 class Comparison(Protocol):
     """Compares images with the templates of one structure.
@@ -216,28 +237,23 @@ class Comparison(Protocol):
         ...
 
     def arrays(self, moments: ImageMoments) -> Any:
-        """Prepare images for the functions below, which look at one of them each."""
+        """Prepare images for the functions below, which look at some of them each."""
         ...
 
     def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
         """Do something for each number below n, for several at once where that is quicker."""
         ...
 
-    def best_of_cells(
-        self, arrays: Any, i: int, delta_A: np.ndarray, views: np.ndarray
-    ) -> np.ndarray:
-        """Largest cross-correlations of an image over angles, (n_views, n_displacements)."""
+    def largest_of_chosen(
+        self, arrays: Any, chosen: ChosenPoses, delta_A: np.ndarray
+    ) -> list[np.ndarray]:
+        """Largest cross-correlations over angles, (n_views, n_displacements) of each image."""
         ...
 
     def best_of_chosen(
-        self,
-        arrays: Any,
-        i: int,
-        delta_A: np.ndarray,
-        log_prior: np.ndarray,
-        views: np.ndarray,
-    ) -> BestOfViews:
-        """Compare an image with some of the views; results in their order."""
+        self, arrays: Any, chosen: ChosenPoses, delta_A: np.ndarray, log_prior: np.ndarray
+    ) -> list[BestOfViews]:
+        """Compare images with some of the views; results count what is chosen, in its order."""
         ...
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from cryolike.scoring.vectors import (
     HAS_WIDE_REGISTERS,
     N_LANES,
     absolute,
+    address,
     any_greater,
     first_lane,
     inline,
@@ -47,7 +48,9 @@ __all__ = [
     "Integration",
     "TemplateViews",
     "ViewScales",
-    "largest_correlations",
+    "empty_best",
+    "find_largest",
+    "score_image",
     "score_views",
 ]
 
@@ -57,6 +60,9 @@ _F = np.float32
 _VIEWS_AT_ONCE = 6 if HAS_WIDE_REGISTERS else 2
 _BLOCKS_AT_ONCE = 2 if HAS_WIDE_REGISTERS else 1
 """Views, and blocks of `N_LANES` displacements, whose products are summed in registers."""
+
+N_SPECTRA = 3 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE
+"""Spectra that compiled functions need room for."""
 
 _VIEWS_PER_GROUP = 36
 """Views that are compared with all displacements before the next ones: what the cache holds."""
@@ -484,7 +490,7 @@ def _likelihoods(most, spectrum, room, ones, lanes, template, start, place, scal
     return _integrate(room[0], room[2], has_mean, of_angles, least_log, law, lanes, least, n_angles)
 
 
-@partial(_compiled, fastmath={"contract", "nsz"})
+@inline
 @no_type_check
 def _score(image, ones, lanes, template, views, scales, law, reference, sizes, plan, work, out):
     """Compare an image with views. What is called an address is that of a contiguous array.
@@ -567,10 +573,70 @@ def _score(image, ones, lanes, template, views, scales, law, reference, sizes, p
                     reference[0] = max(reference[0], highest)
 
 
+@inline
+@no_type_check
+def score_image(
+    image, ones, log_prior, template, views, scales, law, reference, terms, plan, room, out
+):
+    """Compare an image with views; only compiled functions call this.
+
+    Parameters
+    ----------
+    image, ones, template, views, law, reference, plan, out
+        As in `_score`.
+    log_prior
+        Of the displacements, −∞ in lanes that stand for none.
+    scales
+        Addresses of what x and u are multiplied by, and ½ log I_xx itself, (n_views, n_angles).
+    terms
+        Address of where the terms of an angular frequency begin, and how many frequencies there
+        are.
+    room
+        Address of room for `N_SPECTRA` spectra; (2, n_lanes) and (n_views,), float32, which are
+        overwritten.
+    """
+    (work, lanes, least_log), half_log_power, largest = room, scales[2], log_prior.max()
+    for lane in range(log_prior.size):
+        lanes[0, lane] = 0 if log_prior[lane] > -np.inf else -np.inf
+        lanes[1, lane] = np.exp(log_prior[lane] - largest)
+    for view in range(least_log.size):
+        least_log[view] = half_log_power[view].min()
+    best, displacement, angle, log_sum = out
+    best[:], displacement[:], angle[:], log_sum[:] = -np.inf, 0, 0, -np.inf
+    _score(
+        image,
+        ones,
+        (address(lanes[0]), address(lanes[1])),
+        template,
+        views,
+        (scales[0], scales[1], address(half_log_power), address(least_log)),
+        law,
+        reference,
+        (_U(least_log.size), _U(log_prior.size // N_LANES), *terms),
+        plan,
+        work,
+        out,
+    )
+    log_sum += largest
+
+
 @partial(_compiled, fastmath={"contract", "nsz"})
 @no_type_check
-def _find_largest(image, template, views, scale, sizes, plan, work, out):
+def _score_image(
+    image, ones, log_prior, template, views, scales, law, reference, terms, plan, room, out
+):
+    """Compare an image with views."""
+    score_image(
+        image, ones, log_prior, template, views, scales, law, reference, terms, plan, room, out
+    )
+
+
+@inline
+@no_type_check
+def find_largest(image, template, views, scale, sizes, plan, work, out):
     """Find the largest correlation over angles of each view and displacement.
+
+    Only compiled functions call this.
 
     Parameters
     ----------
@@ -719,6 +785,16 @@ class Integration:
     cutoff: float
 
 
+def empty_best(n_views: int) -> BestOfViews:
+    """Make room for the best of so many views, as compiled functions fill it."""
+    return BestOfViews(
+        cross_correlation=np.empty(n_views, np.float32),
+        displacement=np.empty(n_views, np.int32),
+        inplane=np.empty(n_views, np.int32),
+        log_likelihood_integrated=np.empty(n_views),
+    )
+
+
 def _check_arrays(
     templates: TemplateViews,
     views: NDArray[np.int64],
@@ -804,103 +880,35 @@ def score_views(
         },
         n_low_terms,
     )
-    n_lanes = image.log_prior.size
-    found = BestOfViews(
-        cross_correlation=np.full(len(views), -np.inf, np.float32),
-        displacement=np.zeros(len(views), np.int32),
-        inplane=np.zeros(len(views), np.int32),
-        log_likelihood_integrated=np.full(len(views), -np.inf),
-    )
-    integrated = found.log_likelihood_integrated
+    found = empty_best(len(views))
     n_low = int(np.searchsorted(templates.first_term, n_low_terms))
     views = np.ascontiguousarray(views, np.int64)
     terms, first_term, plans = templates.compiled
     plan, mean_bound = templates.plan, float(integration.ones_bound) if n_low else 0.0
     law = float(integration.exponent), float(image.mean), mean_bound, float(integration.cutoff)
-    largest_prior = image.log_prior.max()
-    penalty = np.where(np.isfinite(image.log_prior), np.float32(0), np.float32(-np.inf))
-    prior = np.exp(image.log_prior - largest_prior).astype(np.float32)
     per_angle = (scales.inverse_norm / _F(plan.n), scales.ones_scale / _F(plan.n))
-    least_log = scales.half_log_power.min(axis=1)
-    work = aligned_zeros((3 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE) * plan.n_rows * N_LANES)
-    _score(
+    work = aligned_zeros(N_SPECTRA * plan.n_rows * N_LANES)
+    _score_image(
         addresses(image.real, image.imaginary),
         (*addresses(image.ones_real, image.ones_imaginary), np.uint64(n_low)),
-        addresses(penalty, prior),
+        image.log_prior,
         terms,
         *addresses(views),
-        addresses(*per_angle, scales.half_log_power, least_log),
+        (*addresses(*per_angle), scales.half_log_power),
         law,
         np.full(1, -np.inf) if reference is None else reference,
+        (first_term, np.uint64(plan.n // 2 + 1)),
+        plans,
         (
-            np.uint64(len(views)),
-            np.uint64(n_lanes // N_LANES),
-            first_term,
-            np.uint64(plan.n // 2 + 1),
+            *addresses(work),
+            np.empty((2, image.log_prior.size), np.float32),
+            np.empty(len(views), np.float32),
         ),
-        plans,
-        *addresses(work),
-        (found.cross_correlation, found.displacement, found.inplane, integrated),
-    )
-    integrated += largest_prior
-    return found
-
-
-def largest_correlations(
-    real: NDArray[np.float32],
-    imaginary: NDArray[np.float32],
-    templates: TemplateViews,
-    views: NDArray[np.int64],
-    inverse_norm: NDArray[np.float32],
-    n_displacements: int,
-) -> NDArray[np.float32]:
-    """Find the largest correlation over angles at each view and displacement.
-
-    Parameters
-    ----------
-    real, imaginary
-        Of a displaced image, as in `DisplacedImage`.
-    templates, views
-        As for `score_views`.
-    inverse_norm
-        Of the views, as in `ViewScales`.
-    n_displacements
-        How many lanes stand for one.
-
-    Returns
-    -------
-    ndarray
-        (n_views, n_displacements).
-
-    Raises
-    ------
-    UsageError
-        As in `score_views`.
-    """
-    plan, n_blocks = templates.plan, len(real)
-    of_image = n_blocks, templates.real.shape[1], N_LANES
-    arrays = {
-        "real": (real, _F, of_image),
-        "imaginary": (imaginary, _F, of_image),
-        "inverse_norm": (inverse_norm, _F, (len(views), plan.n)),
-    }
-    _check_arrays(templates, views, arrays)
-    if not (n_blocks - 1) * N_LANES < n_displacements <= n_blocks * N_LANES:
-        msg = f"{n_blocks} blocks do not hold {n_displacements} displacements."
-        raise UsageError(msg)
-    terms, first_term, plans = templates.compiled
-    views = np.ascontiguousarray(views, np.int64)
-    n_spectra = 2 + _BLOCKS_AT_ONCE * _VIEWS_AT_ONCE
-    work = aligned_zeros(n_spectra * plan.n_rows * N_LANES)
-    found = np.empty((len(views), n_displacements), np.float32)
-    _find_largest(
-        addresses(real, imaginary),
-        terms,
-        *addresses(views),
-        *addresses(inverse_norm),
-        (np.uint64(len(views)), np.uint64(n_blocks), first_term, np.uint64(plan.n // 2 + 1)),
-        plans,
-        *addresses(work),
-        found,
+        (
+            found.cross_correlation,
+            found.displacement,
+            found.inplane,
+            found.log_likelihood_integrated,
+        ),
     )
     return found

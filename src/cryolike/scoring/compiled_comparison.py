@@ -14,6 +14,7 @@ from torch import Tensor
 from cryolike.physics.compiled import _compiled
 from cryolike.scoring.comparison import (
     BestOfViews,
+    ChosenPoses,
     ComparedGrid,
     Found,
     ImageMoments,
@@ -24,12 +25,17 @@ from cryolike.scoring.compiled import (
     Integration,
     TemplateViews,
     ViewScales,
-    largest_correlations,
     score_views,
+)
+from cryolike.scoring.few_poses import (
+    LARGEST_MEAN,
+    FewPoses,
+    ImageArrays,
+    fill_bounds,
+    limits_of_sums,
 )
 from cryolike.scoring.image_terms import ImageTerms
 from cryolike.scoring.lanes import RealLanePlan
-from cryolike.scoring.prepared import ImageArrays, Preparation
 from cryolike.scoring.template_terms import TemplateTerms
 from cryolike.scoring.turned_power import TurnedPower
 from cryolike.scoring.vectors import N_LANES
@@ -43,12 +49,6 @@ _LEFT_OUT_OF_ONES = 1e-2
 What they do add is a tenth of that or less, since their phases differ.
 """
 
-_LARGEST_MEAN = 5e-3
-"""Correlation with an image of ones above which u must be exact: log L depends on their product."""
-
-_LARGEST_BOUND = 0.9
-"""Of |u|; where it may be larger, all poses are summed."""
-
 _TYPICAL_POWER = 0.3
 """I_xx of a template of unit norm, about half of which its CTF leaves."""
 
@@ -57,9 +57,6 @@ _NEGLIGIBLE_POWER = 1e-6
 
 _NEGLIGIBLE_COARSE_POWER = 1e-3
 """The same where only the best cells are looked for."""
-
-_NEGLIGIBLE_NATS = 12.0
-"""What poses may lack that are left out, even if all poses together were of their kind."""
 
 
 class CompiledComparison:
@@ -97,9 +94,16 @@ class CompiledComparison:
         self._power = TurnedPower(terms.power, terms.basis.n_angles, terms.power_step)
         self._strength = self._norms(of_views).max(axis=0)
         self._terms_of_images = ImageTerms(terms.basis, grid, grid.box_size_A)
-        self._prepare = Preparation(self._terms_of_images, self._power)
         self._ones = grid.ones.numpy().astype(np.complex64)
         self._terms_of_ones = self._terms_of_low_ones()
+        self._few_poses = FewPoses(
+            self._views,
+            self._power,
+            self._terms_of_images,
+            self._terms_of_ones,
+            self._strength,
+            grid,
+        )
 
     def best_of_views(
         self, moments: ImageMoments, delta_A: np.ndarray, log_prior: np.ndarray
@@ -147,31 +151,23 @@ class CompiledComparison:
         """Do something for each number below n, in threads."""
         return self._in_threads(work, range(n))
 
-    def best_of_cells(
-        self, arrays: ImageArrays, i: int, delta_A: np.ndarray, views: np.ndarray
-    ) -> np.ndarray:
-        """Find the largest cross-correlations of an image over angles."""
-        terms, inverse_norm, _ = self._prepare(
-            arrays, i, delta_A, views, _NEGLIGIBLE_COARSE_POWER, has_logarithms=False
+    def largest_of_chosen(
+        self, arrays: ImageArrays, chosen: ChosenPoses, delta_A: np.ndarray
+    ) -> list[np.ndarray]:
+        """Find the largest cross-correlations over angles; see `comparison.Comparison`."""
+        return self._few_poses.largest_correlations(
+            arrays, chosen, delta_A, _NEGLIGIBLE_COARSE_POWER
         )
-        real, imaginary = terms
-        return largest_correlations(real, imaginary, self._views, views, inverse_norm, len(delta_A))
 
     def best_of_chosen(
         self,
         arrays: ImageArrays,
-        i: int,
+        chosen: ChosenPoses,
         delta_A: np.ndarray,
         log_prior: np.ndarray,
-        views: np.ndarray,
-    ) -> BestOfViews:
-        """Compare an image with some of the views; see `comparison.Comparison`."""
-        prepared = self._prepare(arrays, i, delta_A, views, _NEGLIGIBLE_POWER)
-        scales = ViewScales(
-            inverse_norm=prepared[1], ones_scale=prepared[1], half_log_power=prepared[2]
-        )
-        image, bound = self._displaced(arrays, i, delta_A, log_prior, prepared[0])
-        return self._compare(views, scales, image, bound, np.full(1, -np.inf))
+    ) -> list[BestOfViews]:
+        """Compare images with some of the views; see `comparison.Comparison`."""
+        return self._few_poses.score(arrays, chosen, delta_A, log_prior, _NEGLIGIBLE_POWER)
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
         """Terms of one image; see `comparison.Comparison`."""
@@ -196,12 +192,9 @@ class CompiledComparison:
         reference: np.ndarray,
     ) -> BestOfViews:
         n_poses = len(self._views.real) * image.log_prior.size * self._terms.basis.n_angles
-        bound = ones_bound * math.exp(-scales.half_log_power.min())
-        is_useful = bound < _LARGEST_BOUND
+        bound, cutoff = limits_of_sums.py_func(ones_bound, scales.half_log_power.min(), n_poses)
         integration = Integration(
-            exponent=self._grid.n_compared / 2 - 2,
-            ones_bound=bound if is_useful else _LARGEST_BOUND,
-            cutoff=math.log(n_poses) + _NEGLIGIBLE_NATS if is_useful else math.inf,
+            exponent=self._grid.n_compared / 2 - 2, ones_bound=bound, cutoff=cutoff
         )
         return score_views(image, self._views, views, scales, integration, reference)
 
@@ -211,19 +204,12 @@ class CompiledComparison:
         i: int,
         delta_A: np.ndarray,
         log_prior: np.ndarray,
-        terms: np.ndarray | None = None,
     ) -> tuple[DisplacedImage, float]:
-        """Displace an image and ones; bound u times the norm of the template.
-
-        `terms` are those of the displaced image, if they are there already.
-        """
+        """Displace an image and ones; bound u times the norm of the template."""
         ctf, unit = arrays.ctf[i], np.float32(1 / math.sqrt(self._grid.i_ss))
-        if terms is None:
-            image = arrays.images[i].view(np.complex64)
-            real, imaginary = self._terms_of_images(image, ctf, delta_A, arrays.inverse_norm[i])
-        else:
-            real, imaginary = terms
-        has_mean = abs(arrays.mean[i]) > _LARGEST_MEAN
+        image = arrays.images[i].view(np.complex64)
+        real, imaginary = self._terms_of_images(image, ctf, delta_A, arrays.inverse_norm[i])
+        has_mean = abs(arrays.mean[i]) > LARGEST_MEAN
         terms_of_ones = self._terms_of_images if has_mean else self._terms_of_ones
         ones = terms_of_ones(self._ones, ctf, delta_A, unit)
         padded = np.full(len(real) * N_LANES, -np.inf)
@@ -262,9 +248,8 @@ class CompiledComparison:
     def _bounds_of_products(self, ones: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Bound what each angular frequency adds to a product of any view with terms of ones."""
         bounds = np.empty(len(self._strength))
-        room = np.empty(N_LANES, np.float32)
-        _bound_products(*ones, self._first_term, self._strength, room, bounds)
-        bounds *= 2 / self._terms.basis.n_angles
+        n_angles = self._terms.basis.n_angles
+        _fill_bounds(*ones, self._first_term, self._strength, n_angles, bounds)
         return bounds
 
     def _terms_of_low_ones(self) -> ImageTerms:
@@ -289,31 +274,8 @@ def _n_needed(bounds: np.ndarray) -> int:
 
 @_compiled
 @no_type_check
-def _bound_products(real, imaginary, first_term, strength, power, bounds):
-    """Multiply the largest norms of displaced terms at each angular frequency by those of views.
-
-    Parameters
-    ----------
-    real, imaginary
-        Of ones, (n_blocks, n_low_terms, `N_LANES`).
-    first_term
-        Where the terms of each frequency begin.
-    strength
-        Largest norm that any view's terms of a frequency have.
-    power
-        Room for the lanes.
-    bounds
-        As `strength`: gets the result.
-    """
-    for q in range(strength.size):
-        largest = np.float32(0)
-        for block in range(real.shape[0]):
-            power[:] = 0
-            for t in range(first_term[q], min(first_term[q + 1], real.shape[1])):
-                for lane in range(N_LANES):
-                    power[lane] += real[block, t, lane] ** 2 + imaginary[block, t, lane] ** 2
-            largest = max(largest, power.max())
-        bounds[q] = strength[q] * np.sqrt(largest)
+def _fill_bounds(real, imaginary, first_term, strength, n_angles, bounds):
+    fill_bounds(real, imaginary, first_term, strength, n_angles, bounds)
 
 
 def _of_views(scales: ViewScales, views: np.ndarray) -> ViewScales:

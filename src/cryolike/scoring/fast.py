@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Self, no_type_check
 
 import numpy as np
 import torch
 
-from cryolike.physics.compiled import _compiled
+from cryolike.physics.compiled import _compiled, _inner
 from cryolike.physics.views import ViewingDirections
 from cryolike.scoring.comparison import (
     BestOfViews,
+    ChosenPoses,
     ComparedGrid,
     Comparison,
     ImageMoments,
@@ -35,7 +36,7 @@ from cryolike.templates import TemplateSet
 
 __all__ = ["BestPoses", "FastSearch", "best_pose", "best_poses"]
 
-_COARSER = 2.0
+_COARSER = 3.0
 """Spacing of views in the first pass, as a multiple of the templates'."""
 
 _FINER_ANGLES = 1.5
@@ -44,8 +45,11 @@ _FINER_ANGLES = 1.5
 _TOLERANCES = 1e-4, 1e-5
 """Share of the templates' power that the first and the second pass leave out."""
 
-_N_DISPLACEMENTS_A_RESOLUTION = 2.5
+_N_DISPLACEMENTS_A_RESOLUTION = 3.0
 """Displacements of the first pass in the finest spacing that it sees."""
+
+_REACH = 0.75
+"""How far from a view or displacement of the first pass it may find poses, in their spacings."""
 
 _LARGEST_RADIUS = 0.6
 """Of the grid's: more shells would not make the first passes quick."""
@@ -58,6 +62,9 @@ _NATS_HIDDEN = 4.0
 
 _NOISE_KEPT, _NOISE_HIDDEN = 3.0, 2.0
 """Standard deviations by which noise may hide the former and the latter."""
+
+_IMAGES_AT_ONCE = 8
+"""Images that a thread looks at together: the cache holds what is found of so many."""
 
 _LARGEST_SHARE = 0.2
 """Of all views and displacements: if the third pass had to look at more, everything is."""
@@ -109,9 +116,27 @@ class BestPoses:
         return type(self)(**{k: column[rows] for k, column in vars(self).items()})
 
     @classmethod
+    def none_of(cls, n_images: int) -> Self:
+        """Make room for the poses of so many images: views are −1."""
+        numbers = np.full((3, n_images), -1)
+        return cls(
+            view=numbers[0],
+            inplane=numbers[1],
+            displacement=numbers[2],
+            integrated=np.full(n_images, -np.inf),
+            left_out=np.zeros(n_images),
+            centre_A=np.zeros((n_images, 2)),
+        )
+
+    def put(self, rows: np.ndarray, poses: Self) -> None:
+        """Set the poses of some images."""
+        for name, column in vars(self).items():
+            column[rows] = getattr(poses, name)
+
+    @classmethod
     def joined(cls, parts: list[BestPoses], order: np.ndarray) -> Self:
         """Put the images of all parts, one after another, into an order."""
-        names = (field.name for field in fields(cls))
+        names = (column.name for column in fields(cls))
         return cls(**{k: np.concatenate([getattr(p, k) for p in parts])[order] for k in names})
 
 
@@ -229,6 +254,66 @@ def _unite(sets, chosen, united):
                 united[j] |= sets[i, j]
 
 
+@_inner
+@no_type_check
+def _gain(x, exponent):
+    """Log-likelihood of a correlation above that of none, nats; of positive correlations."""
+    return -exponent * math.log1p(-(min(max(x, 0.0), 1 - 1e-9) ** 2))
+
+
+@_inner
+@no_type_check
+def _lower(x, nats, exponent):
+    """Find the correlation whose log-likelihood is so many nats below that of x; 0 at least."""
+    log = math.log1p(-(min(max(x, 0.0), 1 - 1e-9) ** 2)) + nats / exponent
+    return math.sqrt(-math.expm1(log)) if log < 0 else 0.0
+
+
+@partial(_quick, fastmath=False)  # there are infinite numbers
+@no_type_check
+def _reduce(x, integrated, log_weights, exponent, share, of_coarse, of_medium):
+    """Find the best view, the integral over all, and what that lacks.
+
+    A pose that was not compared in full has at most the correlation that is predicted, and stands
+    for as much of the integral below its likelihood as those that were.
+
+    Parameters
+    ----------
+    x, integrated, log_weights
+        Of the views that were compared in full; logarithms.
+    exponent
+        Of the likelihood.
+    share
+        What correlations of inner shells are divided by to predict those of all.
+    of_coarse, of_medium
+        Largest correlations that the first and the second pass found besides, and logarithms of
+        weights.
+
+    Returns
+    -------
+    tuple
+        Number of the view; logarithm of the integral, nats; estimate of what it lacks, nats.
+    """
+    largest, total = (integrated + log_weights).max(), 0.0
+    for i in range(x.size):
+        total += math.exp(integrated[i] + log_weights[i] - largest)
+    log_total, best = largest + math.log(total), x.argmax()
+    below = np.empty(x.size)
+    n_counted = 0
+    for i in range(x.size):
+        if integrated[i] > -np.inf:
+            below[n_counted] = integrated[i] - _gain(x[i], exponent)
+            n_counted += 1
+    typical = np.median(below[:n_counted]) - log_total
+    least, rest = _lower(x[best], _NEGLIGIBLE_NATS, exponent), math.exp(-_NEGLIGIBLE_NATS)
+    for at_most, weights in (of_coarse, of_medium):
+        for i in range(at_most.size):
+            predicted = at_most[i] / share
+            if predicted > least:
+                rest += math.exp(min(_gain(predicted, exponent) + weights[i] + typical, 500.0))
+    return best, log_total, math.log1p(rest)
+
+
 class _Cells:
     """What a pass found of an image, and what of it the next pass looks at.
 
@@ -271,6 +356,67 @@ class _Cells:
         rest = np.empty(len(self.x), self.x.dtype)
         _find_rest(self.x, self.rows, self.columns, rest)
         return rest
+
+
+@dataclass(eq=False)
+class _OneImage:
+    """How far the search for an image is.
+
+    Parameters
+    ----------
+    number
+        Of the image.
+    share
+        See `_Images`.
+    coarse
+        What the first pass found.
+
+    Attributes
+    ----------
+    near_views, near_displacements
+        Numbers of what the second pass looked at.
+    medium
+        What it found.
+    worth
+        Correlation of inner shells from which on poses are compared in full.
+    views, displacements
+        Numbers of what the third pass looks at, the most promising first.
+    """
+
+    number: int
+    share: float
+    coarse: _Cells
+    near_views: np.ndarray = field(init=False)
+    near_displacements: np.ndarray = field(init=False)
+    medium: _Cells = field(init=False)
+    worth: float = field(init=False)
+    views: np.ndarray = field(init=False)
+    displacements: np.ndarray = field(init=False)
+
+    def choose(self) -> None:
+        """Choose what the third pass looks at."""
+        self.medium.choose(self.worth)
+        rows, columns = self.medium.best_first()
+        self.views, self.displacements = self.near_views[rows], self.near_displacements[columns]
+
+    @property
+    def n_cells(self) -> int:
+        """What the third pass looks at."""
+        return len(self.views) * len(self.displacements)
+
+
+def _chosen(searches: list[_OneImage], poses: list[tuple[np.ndarray, np.ndarray]]) -> ChosenPoses:
+    views, displacements = zip(*poses, strict=True)
+    return ChosenPoses(
+        images=np.array([one.number for one in searches]),
+        views=list(views),
+        displacements=list(displacements),
+    )
+
+
+def _chunks(n: int) -> list[np.ndarray]:
+    """Split n images into such as are looked at together."""
+    return np.array_split(np.arange(n), -(-n // _IMAGES_AT_ONCE))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,7 +466,7 @@ class _CoarseViews:
         return cls(
             chosen=chosen,
             log_weights=np.log(np.bincount(owner, views.weights, minlength=len(chosen))),
-            is_near=(cosine > math.cos(_COARSER * spacing)) | is_owned,
+            is_near=(cosine > math.cos(_REACH * _COARSER * spacing)) | is_owned,
         )
 
 
@@ -342,27 +488,21 @@ class _CoarseDisplacements:
 
     @classmethod
     def of_displacements(cls, delta_A: np.ndarray, step_A: float) -> _CoarseDisplacements:
-        """Take every so-manieth along each axis."""
-        axes = [_thinned(np.unique(column.round(9)), step_A) for column in delta_A.T]
+        """Divide each axis into steps, and take the middle of each."""
+        axes, steps_A = zip(*(_thinned(column, step_A) for column in delta_A.T), strict=True)
         x, y = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
-        reach = [np.diff(axis).max(initial=0) + 1e-6 for axis in axes]
         coarse = np.stack([x, y], axis=1)
-        is_near = (np.abs(coarse[:, None] - delta_A) <= reach).all(axis=2)
+        is_near = (np.abs(coarse[:, None] - delta_A) <= _REACH * np.array(steps_A) + 1e-6).all(axis=2)
         # Where the displacements fill no rectangle, corners of it have none nearby
         is_used = is_near.any(axis=1)
         return cls(delta_A=coarse[is_used], is_near=is_near[is_used])
 
 
-def _thinned(axis: np.ndarray, step: float) -> np.ndarray:
-    """Choose values of an ascending axis, ends included, about a step apart."""
-    if len(axis) == 1:
-        return axis
-    fine = (axis[-1] - axis[0]) / (len(axis) - 1)
-    stride = max(1, math.floor(step / fine + 1e-6))
-    n_coarse = 1 + math.ceil((len(axis) - 1) / stride)
-    places = np.unique(np.linspace(0, len(axis) - 1, n_coarse).round().astype(int))
-    thinned: np.ndarray = axis[places]
-    return thinned
+def _thinned(values: np.ndarray, step: float) -> tuple[np.ndarray, float]:
+    """Divide the range of values into steps of at most `step`; give their middles and the step."""
+    start, extent = values.min(), np.ptp(values)
+    n = max(1, math.ceil(extent / step - 1e-6))
+    return start + (np.arange(n) + 0.5) * extent / n, extent / n
 
 
 class FastSearch:
@@ -433,62 +573,101 @@ class FastSearch:
             inner=self._coarse.arrays(moments.limited(self._n_shells)),
             share=self._shares_of_inner_shells(moments),
         )
-        found = self._fine.each(lambda i: self._best_pose(images, i), len(moments))
-        parts = [best for best in found if best is not None]
-        good = np.array([i for i, best in enumerate(found) if best is not None], int)
-        again = np.setdiff1d(np.arange(len(moments)), good)
+        best, chunks = BestPoses.none_of(len(moments)), _chunks(len(moments))
+        self._fine.each(lambda n: self._search(images, chunks[n], best), len(chunks))
+        again = np.flatnonzero(best.view < 0)
         if len(again):
             of_all = self._fine.best_of_views(moments.take(again), self._delta_A, self._log_prior)
-            parts.append(best_poses(of_all, self._log_weights))
-        return BestPoses.joined(parts, np.argsort(np.concatenate([good, again])))
+            best.put(again, best_poses(of_all, self._log_weights))
+        return best
 
-    def _best_pose(self, images: _Images, i: int) -> BestPoses | None:
-        """Find the best pose of an image, unless it should be compared with everything."""
-        share = float(images.share[i])
-        coarse = _Cells(self._coarse_cells(images.inner, i))
-        if coarse.largest <= 0:
-            return None  # as of images of the opposite contrast
-        # The second pass looks at these poses again, so that it finds as much at least
-        coarse.choose(self._agreement * self._least_worth(coarse.largest, share))
-        medium, near_views, near_delta = self._look_near(images.inner, i, coarse)
-        worth = self._least_worth(medium.largest, share)
+    def _search(self, images: _Images, numbers: np.ndarray, poses: BestPoses) -> None:
+        """Find the best poses of a few images, but of those to be compared with everything."""
+        searches = [
+            _OneImage(int(i), float(images.share[i]), _Cells(cells))
+            for i, cells in zip(numbers, self._coarse_cells(images.inner, numbers), strict=True)
+        ]
+        # None has positive correlations with images of the opposite contrast
+        searches = [one for one in searches if one.coarse.largest > 0]
+        for one in searches:
+            # The second pass looks at these poses again, so that it finds as much at least
+            one.coarse.choose(self._agreement * self._least_worth(one.coarse.largest, one.share))
+        self._look_near(images.inner, searches)
+        for one in searches:
+            one.worth = self._least_worth(one.medium.largest, one.share)
         for _ in range(_N_ROUNDS):
-            medium.choose(worth)
-            rows, columns = medium.best_first()
-            if len(rows) * len(columns) > _LARGEST_SHARE * self._n_cells:
-                return None
-            views, delta = near_views[rows], near_delta[columns]
-            found = self._fine.best_of_chosen(
-                images.whole, i, self._delta_A[delta], self._log_prior[delta], views
+            for one in searches:
+                one.choose()
+            searches = [one for one in searches if one.n_cells <= _LARGEST_SHARE * self._n_cells]
+            if not searches:
+                break
+            best = self._fine.best_of_chosen(
+                images.whole,
+                _chosen(searches, [(one.views, one.displacements) for one in searches]),
+                self._delta_A,
+                self._log_prior,
             )
-            worth = min(worth, share * self._least_hidden(found, share))
-            of_coarse, of_medium = coarse.rest / self._agreement, medium.rest
-            if of_coarse.max() >= worth:
-                coarse.choose(self._agreement * worth)
-                medium, near_views, near_delta = self._look_near(images.inner, i, coarse)
-            elif of_medium.max() < worth:
-                best = best_pose(found, self._log_weights[views], views)
-                log_weights = np.append(self._views.log_weights, self._log_weights[near_views])
-                at_most = np.append(of_coarse, of_medium) / share
-                left_out = self._left_out(found, best, at_most, log_weights)
-                if left_out > _LEFT_OUT_NATS:
-                    return None
-                displacement = delta[best.displacement]
-                return replace(best, displacement=displacement, left_out=np.array([left_out]))
-        return None
+            again, look = [], []
+            for one, of_views in zip(searches, best, strict=True):
+                one.worth = min(one.worth, one.share * self._least_hidden(of_views, one.share))
+                of_coarse, of_medium = one.coarse.rest / self._agreement, one.medium.rest
+                if of_coarse.max() >= one.worth:
+                    one.coarse.choose(self._agreement * one.worth)
+                    look.append(one)
+                if of_coarse.max() >= one.worth or of_medium.max() >= one.worth:
+                    again.append(one)
+                    continue
+                self._finish(one, of_views, of_coarse, of_medium, poses)
+            self._look_near(images.inner, look)
+            searches = again
 
-    def _coarse_cells(self, inner: Any, i: int) -> np.ndarray:
-        views = np.arange(len(self._views.chosen))
-        return self._coarse.best_of_cells(inner, i, self._displacements.delta_A, views)
+    def _finish(
+        self,
+        one: _OneImage,
+        of_views: BestOfViews,
+        of_coarse: np.ndarray,
+        of_medium: np.ndarray,
+        poses: BestPoses,
+    ) -> None:
+        """Reduce what the last pass found, unless what others found leaves out too much."""
+        view, integrated, left_out = _reduce(
+            of_views.cross_correlation,
+            of_views.log_likelihood_integrated,
+            self._log_weights[one.views],
+            self._exponent,
+            one.share,
+            (of_coarse, self._views.log_weights),
+            (of_medium, self._log_weights[one.near_views]),
+        )
+        if left_out <= _LEFT_OUT_NATS:
+            i = one.number
+            poses.view[i], poses.inplane[i] = one.views[view], of_views.inplane[view]
+            poses.displacement[i] = one.displacements[of_views.displacement[view]]
+            poses.integrated[i], poses.left_out[i] = integrated, left_out
 
-    def _look_near(
-        self, inner: Any, i: int, coarse: _Cells
-    ) -> tuple[_Cells, np.ndarray, np.ndarray]:
-        """Compare inner shells near what is chosen of the first pass; with which poses, too."""
-        views = _near(self._views.is_near, coarse.rows)
-        delta = _near(self._displacements.is_near, coarse.columns)
-        x = self._medium.best_of_cells(inner, i, self._delta_A[delta], views)
-        return _Cells(x), views, delta
+    def _coarse_cells(self, inner: Any, numbers: np.ndarray) -> list[np.ndarray]:
+        n, (n_views, n_delta) = (
+            len(numbers),
+            (len(self._views.chosen), len(self._displacements.delta_A)),
+        )
+        poses = ChosenPoses(
+            images=numbers,
+            views=[np.arange(n_views)] * n,
+            displacements=[np.arange(n_delta)] * n,
+        )
+        return self._coarse.largest_of_chosen(inner, poses, self._displacements.delta_A)
+
+    def _look_near(self, inner: Any, searches: list[_OneImage]) -> None:
+        """Compare inner shells near what is chosen of the first pass."""
+        if not searches:
+            return
+        for one in searches:
+            one.near_views = _near(self._views.is_near, one.coarse.rows)
+            one.near_displacements = _near(self._displacements.is_near, one.coarse.columns)
+        poses = _chosen(searches, [(one.near_views, one.near_displacements) for one in searches])
+        found = self._medium.largest_of_chosen(inner, poses, self._delta_A)
+        for one, cells in zip(searches, found, strict=True):
+            one.medium = _Cells(cells)
 
     def _least_worth(self, largest: float, share: float) -> float:
         """Correlation of inner shells from which on poses are compared in full.
@@ -529,8 +708,9 @@ class FastSearch:
         inner, limited = moments.limited(self._n_shells), grid.limited(self._n_shells)
         share = (limited.sum(inner.images, inner.images) / moments.i_yy).sqrt().cpu().numpy()
         arrays = self._coarse.arrays(inner)
-        cells = self._fine.each(lambda i: self._coarse_cells(arrays, i), _N_CALIBRATED)
-        x = np.array(cells)
+        chunks = _chunks(_N_CALIBRATED)
+        cells = self._fine.each(lambda n: self._coarse_cells(arrays, chunks[n]), len(chunks))
+        x = np.array([of_image for few in cells for of_image in few])
         is_near = self._views.is_near[:, view].T[:, :, None]
         is_near = is_near & self._displacements.is_near[:, delta].T[:, None, :]
         seen = np.where(is_near, x, 0).max(axis=(1, 2)) / share
@@ -542,34 +722,8 @@ class FastSearch:
         shares: np.ndarray = np.sqrt(power[:, : self._n_shells].sum(axis=1) / power.sum(axis=1))
         return shares
 
-    def _gain(self, x: np.ndarray) -> np.ndarray:
-        """Log-likelihood above that of no correlation, nats; of positive correlations."""
-        square = np.square(np.clip(x, 0, 1 - 1e-9).astype(np.float64))
-        return np.asarray(-self._exponent * np.log1p(-square))
-
     def _lower(self, x: float, nats: float) -> float:
-        """Find the correlation whose log-likelihood is so many nats below that of x; 0 at least."""
-        square = min(max(x, 0.0), 1 - 1e-9) ** 2
-        log = math.log1p(-square) + nats / self._exponent
-        return math.sqrt(-math.expm1(log)) if log < 0 else 0.0
-
-    def _left_out(
-        self, found: BestOfViews, best: BestPoses, at_most: np.ndarray, log_weights: np.ndarray
-    ) -> float:
-        """Estimate what the integral lacks, nats.
-
-        A pose that was not compared in full has at most the correlation that is predicted, and
-        stands for as much of the integral below its likelihood as those that were.
-        """
-        of_views, x = found.log_likelihood_integrated, found.cross_correlation
-        counted = np.isfinite(of_views)
-        below = float(np.median(of_views[counted] - self._gain(x[counted])))
-        is_near = at_most > self._lower(float(x.max()), _NEGLIGIBLE_NATS)
-        if not is_near.any():
-            return math.exp(-_NEGLIGIBLE_NATS)
-        rest = self._gain(at_most[is_near]) + log_weights[is_near]
-        excess = float(_log_of_sums(rest[None])[0]) + below - float(best.integrated[0])
-        return math.log1p(math.exp(min(excess, 500.0)))
+        return float(_lower.py_func(x, nats, self._exponent))
 
 
 def _near(is_near: np.ndarray, chosen: np.ndarray) -> np.ndarray:

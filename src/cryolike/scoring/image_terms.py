@@ -31,7 +31,16 @@ from cryolike.errors import UsageError
 from cryolike.physics.compiled import _compiled, _inner
 from cryolike.scoring.lanes import aligned_zeros
 from cryolike.scoring.template_terms import RadialBasis
-from cryolike.scoring.vectors import HAS_WIDE_REGISTERS, LANES, N_LANES, inline, load, spread, store
+from cryolike.scoring.vectors import (
+    HAS_WIDE_REGISTERS,
+    LANES,
+    N_LANES,
+    address,
+    inline,
+    load,
+    spread,
+    store,
+)
 
 __all__ = ["ImageTerms", "aligned", "fill_terms"]
 
@@ -43,6 +52,9 @@ _N_SHELLS, _N_FREQUENCIES, _N_TERMS = (4, 4, 12) if HAS_WIDE_REGISTERS else (2, 
 
 They stay in the processor's registers, and are enough of them to keep it busy.
 """
+
+_N_PACKED = 4
+"""Most shells that share a vector where there are fewer displacements than lanes."""
 
 
 _ONE = np.float32(1)
@@ -223,56 +235,88 @@ def _turn(swing, row, slope, slope_rest, one):
 
 @inline
 @no_type_check
-def _fill_lanes(displacements_A, first, direction, swing, present):
-    """Find how far sixteen displacements go in each direction, Å, as float32 and what that lacks.
+def _fill_lanes(displacements_A, first, n_packed, direction, swing, masks):
+    """Find how far the displacements of a block go in each direction, Å, in two float32.
 
-    Lanes beyond the last displacement get 0, and 0 rather than 1 in `present`.
+    Parameters
+    ----------
+    displacements_A
+        All of them.
+    first
+        The first of the block.
+    n_packed
+        How many shells share a vector: its first 16 / n_packed lanes are of one, and so on.
+    direction
+        Cosine and sine of each angle.
+    swing
+        Gets two rows for each angle: float32, and what that lacks.
+    masks
+        Row 0 gets 0 in lanes of no displacement, rows from 1 on 1 in the lanes of one shell, and
+        otherwise 1 and 0.
     """
-    n_present = min(_U(displacements_A.shape[0]) - first, _U(N_LANES))
+    n_lanes = _U(N_LANES) // n_packed
+    n_present = min(_U(displacements_A.shape[0]) - first, n_lanes)
     for lane in range(_U(N_LANES)):
-        present[lane] = np.float32(lane < n_present)
+        masks[lane] = np.float32(lane % n_lanes < n_present)
+        for row in range(n_packed):
+            masks[(row + _U(1)) * _U(N_LANES) + lane] = np.float32(lane // n_lanes == row)
     for angle in range(_U(direction.shape[1])):
         cosine, sine, at = direction[0, angle], direction[1, angle], _U(2 * N_LANES) * angle
-        for lane in range(n_present):
-            delta = displacements_A[first + lane]
-            along = delta[0] * cosine + delta[1] * sine
-            high = np.float32(along)
-            swing[at + lane] = high
-            swing[at + _U(N_LANES) + lane] = np.float32(along - np.float64(high))
-        for lane in range(n_present, _U(N_LANES)):
-            swing[at + lane] = swing[at + _U(N_LANES) + lane] = np.float32(0)
+        for lane in range(_U(N_LANES)):
+            high = rest = np.float32(0)
+            if lane % n_lanes < n_present:
+                delta = displacements_A[first + lane % n_lanes]
+                along = delta[0] * cosine + delta[1] * sine
+                high = np.float32(along)
+                rest = np.float32(along - np.float64(high))
+            swing[at + lane], swing[at + _U(N_LANES) + lane] = high, rest
 
 
 @inline
 @no_type_check
-def _displace_and_fold(weighted, slope, swing, one, first_shell, n_of_parity, folded):
+def _of_shells(values, k, column, part, n_packed, masks):
+    """Spread values of consecutive shells over their lanes."""
+    value = spread(values[k, column, part])
+    if n_packed > _U(1):
+        value = value * load(masks, _U(1))
+        for i in range(_U(1), n_packed):
+            value = value + spread(values[k + i, column, part]) * load(masks, i + _U(1))
+    return value
+
+
+@inline
+@no_type_check
+def _displace_and_fold(weighted, slope, swing, masks, shell, n_packed, n_of_parity, folded):
     """Displace some shells of an image; add and subtract what is at θ and π − θ.
 
     Row (4·class + 2·part + parity)·n_half + j, counted in `_N_SHELLS`, of `folded` gets what the
     real (part 0) and imaginary (1) parts at even (class 0) and odd q are made from. Angle numbers
-    are n_parities·j + parity.
+    are n_parities·j + parity. `n_packed` shells share a vector.
     """
     n_angles = _U(weighted.shape[1])
     n_parities, step = _U(n_of_parity.size), n_of_parity[0] * _U(_N_SHELLS)
-    zero = spread(np.float32(0))
-    for angle in range(n_angles // _U(2) + _U(1)):
-        opposite = n_angles - angle
-        to = angle % n_parities * step + angle // n_parities * _U(_N_SHELLS)
-        for i in range(_U(_N_SHELLS)):
-            k = first_shell + i
-            s, s_rest = spread(slope[k, 0]), spread(slope[k, 1])
+    zero, one = spread(np.float32(0)), load(masks, _U(0))
+    for i in range(_U(_N_SHELLS)):
+        k = shell + i * n_packed
+        s = _of_shells(slope, k, _U(0), _U(0), n_packed, masks)
+        s_rest = _of_shells(slope, k, _U(0), _U(1), n_packed, masks)
+        for angle in range(n_angles // _U(2) + _U(1)):
+            opposite = n_angles - angle
+            to = i + angle % n_parities * step + angle // n_parities * _U(_N_SHELLS)
             cosine, sine = _turn(swing, _U(2) * angle, s, s_rest, one)
-            re, im = spread(weighted[k, angle, 0]), spread(weighted[k, angle, 1])
+            re = _of_shells(weighted, k, angle, _U(0), n_packed, masks)
+            im = _of_shells(weighted, k, angle, _U(1), n_packed, masks)
             a, b = re * cosine - im * sine, re * sine + im * cosine
             c, d = zero, zero
             if angle > _U(0) and opposite > angle:
                 cosine, sine = _turn(swing, _U(2) * opposite, s, s_rest, one)
-                re, im = spread(weighted[k, opposite, 0]), spread(weighted[k, opposite, 1])
+                re = _of_shells(weighted, k, opposite, _U(0), n_packed, masks)
+                im = _of_shells(weighted, k, opposite, _U(1), n_packed, masks)
                 c, d = re * cosine - im * sine, re * sine + im * cosine
-            store(folded, to + i, a + c)
-            store(folded, to + i + _U(2) * step, a - c)
-            store(folded, to + i + _U(4) * step, b + d)
-            store(folded, to + i + _U(6) * step, b - d)
+            store(folded, to, a + c)
+            store(folded, to + _U(2) * step, a - c)
+            store(folded, to + _U(4) * step, b + d)
+            store(folded, to + _U(6) * step, b - d)
 
 
 @inline
@@ -304,27 +348,40 @@ def _transform_class(odd, n_rows, dft, folded, n_of_parity, sums):
 
 @inline
 @no_type_check
-def _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, series):
-    """Write the series of some shells at some even or odd q, and at `mirror` − q if not 0."""
+def _store_parts(series, row, back, re, im):
+    """Write two vectors to rows, moved back by as many lanes as belong to shells before."""
+    at = address(series) + _U(4) * (row * _U(N_LANES) - back)
+    store(at, _U(0), re)
+    store(at, _U(1), im)
+
+
+@inline
+@no_type_check
+def _unfold(odd, n_rows, sums, mirror, shell, n_packed, n_shells, first_shell, offset, series):
+    """Write the series of some shells at some even or odd q, and at `mirror` − q if not 0.
+
+    Of shells that share a vector each gets the first lanes of its rows. What is before these in the
+    vector goes to the last lanes of the row before, which are no displacement's.
+    """
     for row in range(n_rows):
         q = _U(2) * row + odd
-        for i in range(min(n_shells - shell, _U(_N_SHELLS))):
-            k, at = shell + i, _U(4 * _N_SHELLS) * row + i
+        for i in range(_U(_N_SHELLS)):
+            at = _U(4 * _N_SHELLS) * row + i
             re, re_odd = load(sums, at), load(sums, at + _U(_N_SHELLS))
             im = load(sums, at + _U(2 * _N_SHELLS))
             im_odd = load(sums, at + _U(3 * _N_SHELLS))
-            if k >= first_shell[q]:
-                to = _U(2) * (offset[q] + k - first_shell[q])
-                store(series, to, re + re_odd)
-                store(series, to + _U(1), im + im_odd)
-            if mirror and k >= first_shell[mirror - q]:
-                to = _U(2) * (offset[mirror - q] + k - first_shell[mirror - q])
-                if odd:
-                    store(series, to, re_odd - re)
-                    store(series, to + _U(1), im - im_odd)
-                else:
-                    store(series, to, re - re_odd)
-                    store(series, to + _U(1), im_odd - im)
+            first = shell + i * n_packed
+            for k in range(first, min(first + n_packed, n_shells)):
+                back = (k - first) * (_U(N_LANES) // n_packed)
+                if k >= first_shell[q]:
+                    to = _U(2) * (offset[q] + k - first_shell[q])
+                    _store_parts(series, to, back, re + re_odd, im + im_odd)
+                if mirror and k >= first_shell[mirror - q]:
+                    to = _U(2) * (offset[mirror - q] + k - first_shell[mirror - q])
+                    if odd:
+                        _store_parts(series, to, back, re_odd - re, im - im_odd)
+                    else:
+                        _store_parts(series, to, back, re - re_odd, im_odd - im)
 
 
 @inline
@@ -350,6 +407,15 @@ def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, b
         )
 
 
+@inline
+@no_type_check
+def _clear(first, n, lane, out):
+    """Set the lanes from one on to 0, in n rows."""
+    for row in range(first, first + n):
+        for i in range(row * _U(N_LANES) + lane, (row + _U(1)) * _U(N_LANES)):
+            out[i] = 0
+
+
 @_inner
 @no_type_check
 def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
@@ -370,7 +436,7 @@ def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
     """
     slope, direction, (dft, n_of_parity), basis = constants
     last_q, first_shell, offset, n_shells, pieces, rows, n_terms = basis
-    weighted, swing, present, folded, sums, series = scratch
+    weighted, swing, masks, folded, sums, series = scratch
     n_angles, n_shells, n_terms = _U(weighted.shape[1]), _U(n_shells), _U(n_terms)
     for shell in range(n_shells):
         for angle in range(n_angles):
@@ -379,19 +445,26 @@ def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
             weighted[shell, angle, 1] = weight * image[shell, _U(2) * angle + _U(1)]
     mirror = n_angles if n_of_parity.size == 2 else _U(0)
     top = n_angles // _U(2) if mirror else n_angles
-    for block in range(_U(out.size // (2 * N_LANES)) // n_terms):
-        _fill_lanes(displacements_A, _U(N_LANES) * block, direction, swing, present)
-        one = load(present, _U(0))
-        for group in range(_U(last_q.size)):
-            if last_q[group] < 0:
-                continue
-            shell, last = group * _U(_N_SHELLS), min(_U(last_q[group]), top)
-            _displace_and_fold(weighted, slope, swing, one, shell, n_of_parity, folded)
+    n_blocks = _U(out.size // (2 * N_LANES)) // n_terms
+    for block in range(n_blocks):
+        n_here = min(_U(displacements_A.shape[0]) - block * _U(N_LANES), _U(N_LANES))
+        n_packed = _U(1)
+        while n_packed < _U(_N_PACKED) and _U(2) * n_packed * n_here <= _U(N_LANES):
+            n_packed *= _U(2)
+        _fill_lanes(displacements_A, _U(N_LANES) * block, n_packed, direction, swing, masks)
+        for shell in range(_U(0), n_shells, n_packed * _U(_N_SHELLS)):
+            _displace_and_fold(weighted, slope, swing, masks, shell, n_packed, n_of_parity, folded)
             for odd in range(_U(2)):
-                n_rows = (last + _U(2) - odd) // _U(2)
+                n_rows = (min(_U(last_q), top) + _U(2) - odd) // _U(2)
                 _transform_class(odd, n_rows, dft, folded, n_of_parity, sums)
-                _unfold(odd, n_rows, sums, mirror, shell, n_shells, first_shell, offset, series)
+                _unfold(
+                    *(odd, n_rows, sums, mirror, shell, n_packed, n_shells),
+                    *(first_shell, offset, series),
+                )
         _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out)
+        if n_packed > _U(1):
+            _clear(block * n_terms, n_terms, n_here, out)
+            _clear((n_blocks + block) * n_terms, n_terms, n_here, out)
 
 
 @_compiled
@@ -465,7 +538,7 @@ class _CutBasis:
     n_kept
         Complex numbers of the series that are kept.
     last_q
-        int64: the last frequency that any of four shells is needed for, −1 if none.
+        The last frequency that there are terms of.
     pieces
         uint64, (n_pieces, 4): frequency, number of terms, first number in `rows`, first term.
     rows
@@ -475,7 +548,7 @@ class _CutBasis:
     first_shell: np.ndarray
     offset: np.ndarray
     n_kept: int
-    last_q: np.ndarray
+    last_q: int
     pieces: np.ndarray
     rows: np.ndarray
 
@@ -494,15 +567,11 @@ class _CutBasis:
                 # Twice, since half of the circle is summed
                 parts.append(2 * rows[few].T.ravel())
                 n_before += parts[-1].size
-        last_q = [
-            max(np.flatnonzero(first < min(shell + _N_SHELLS, n_shells)), default=-1)
-            for shell in range(0, n_shells, _N_SHELLS)
-        ]
         return cls(
             first_shell=first.astype(np.uint64),
             offset=offset[:-1].astype(np.uint64),
             n_kept=int(offset[-1]),
-            last_q=np.array(last_q, np.int64),
+            last_q=int(has_terms[-1]),
             pieces=np.array(pieces, np.uint64),
             rows=np.concatenate(parts).astype(np.float32),
         )
@@ -565,10 +634,12 @@ class ImageTerms:
         self._n_shells, self._half = rows.shape[1], self._grid[1] // 2
         self._circle = _HalfCircle.of_angles(self._grid[1])
         self._basis = _CutBasis.of_rows(rows, first_term, self._half)
-        slope = np.zeros(_N_SHELLS * len(self._basis.last_q))
+        # Shells beyond the last are 0, so that vectors of several can be looked at together
+        n_together = _N_PACKED * _N_SHELLS
+        slope = np.zeros(-(-self._n_shells // n_together) * n_together)
         # Half turns for each Å
         slope[: self._n_shells] = 4 * polar.radius_shells[: self._n_shells] / box_size_A
-        self._slope = np.stack(_high_and_low(slope), axis=1)
+        self._slope = np.stack(_high_and_low(slope), axis=1)[:, None]
         theta = polar.theta_shell[: self._half]
         self._direction = np.stack([np.cos(theta), np.sin(theta)])
         self._of_thread = threading.local()
@@ -650,7 +721,7 @@ class ImageTerms:
             held = (
                 aligned_zeros(len(self._slope), self._half, 2),
                 aligned_zeros(2 * self._half * N_LANES),
-                aligned_zeros(N_LANES),
+                aligned_zeros((1 + _N_PACKED) * N_LANES),
                 aligned_zeros(8 * n_half * _N_SHELLS * N_LANES),
                 aligned_zeros(4 * n_rows * _N_SHELLS * N_LANES),
                 aligned_zeros(2 * self._basis.n_kept * N_LANES),

@@ -18,15 +18,16 @@ from cryolike.physics import likelihood
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.views import unit_vectors
 from cryolike.scoring.comparison import (
+    ChosenPoses,
     ComparedGrid,
     Comparison,
     ImageMoments,
     ViewScores,
-    displaced,
 )
 from cryolike.scoring.compiled_comparison import CompiledComparison
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.fast import BestPoses, FastSearch, best_pose, best_poses
+from cryolike.scoring.one_pose import sums_at_poses
 from cryolike.scoring.poses import Poses, PoseScores
 from cryolike.scoring.refine import Refinement
 from cryolike.scoring.template_terms import TemplateTerms
@@ -41,8 +42,8 @@ SearchMode = Literal["fast", "exact"]
 _WIDEST_PRIOR_NATS = 25.0
 """Range of the logarithm of a prior over displacements that compiled code allows for."""
 
-_POSES_AT_ONCE = 4
-"""Poses whose images are made together: as many as the cache of a processor holds."""
+_POSES_AT_ONCE = 8
+"""Poses whose templates are displaced together: as many as the cache of a processor holds."""
 
 _TOO_GOOD = 0.999
 """Correlation above which single precision does not tell what noise there is."""
@@ -251,12 +252,14 @@ class PoseSearch:
         log_weights, log_prior = np.log(self.templates.views.weights), self.displacements.log_prior
 
         arrays = self._comparison.arrays(moments.take(known))
+        every = np.arange(len(self._delta_A))
 
         def compare(i: int) -> BestPoses:
-            centre, chosen = centre_A[known[i]], views[i]
+            centre = centre_A[known[i]]
+            chosen = ChosenPoses(images=np.array([i]), views=[views[i]], displacements=[every])
             delta_A = self._delta_A + centre
-            found = self._comparison.best_of_chosen(arrays, i, delta_A, log_prior, chosen)
-            return best_pose(found, log_weights[chosen], chosen, centre)
+            (found,) = self._comparison.best_of_chosen(arrays, chosen, delta_A, log_prior)
+            return best_pose(found, log_weights[views[i]], views[i], centre)
 
         parts = self._comparison.each(compare, len(known))
         rest = np.flatnonzero(~is_known)
@@ -316,31 +319,20 @@ class PoseSearch:
 
     def _at_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
         """Cross-correlation and log-likelihood of one pose of each image, float64."""
+        shift_A = self._shift_A(best)
 
-        def few(i: int) -> tuple[Tensor, Tensor]:
+        def few(i: int) -> np.ndarray:
             rows = slice(i * _POSES_AT_ONCE, (i + 1) * _POSES_AT_ONCE)
-            return self._at_few_poses(moments.take(rows), best.take(rows))
+            return sums_at_poses(
+                *(moments.take(rows), self.templates.images, self._grid),
+                *(best.view[rows], best.inplane[rows], shift_A[rows]),
+            )
 
         parts = self._comparison.each(few, -(-len(moments) // _POSES_AT_ONCE))
-        x, likelihoods = (torch.cat(column) for column in zip(*parts, strict=True))
-        return x, likelihoods
-
-    def _at_few_poses(self, moments: ImageMoments, best: BestPoses) -> tuple[Tensor, Tensor]:
-        grid, n_angles = self._grid.half_circle(), self.descriptor.polar_grid.n_inplanes
-        inplane = torch.tensor(best.inplane, device=self.device)
-        n_kept = len(grid.theta_shell)
-        angle = torch.arange(n_kept, device=self.device) - inplane[:, None]
-        turned = (
-            self.templates.images[best.view]
-            .to(self.device)
-            .take_along_dim((angle % n_angles)[:, None, :], dim=-1)
-        )
-        shift = displaced(self._shift_A(best), grid, turned.dtype, self.device)
-        seen = turned * moments.ctf[..., :n_kept] * shift
-        i_xx = grid.sum(seen, seen)
-        x = grid.sum(seen, moments.images[..., :n_kept]) / (i_xx * moments.i_yy).sqrt()
-        u = grid.sum(grid.ones.to(seen), seen) / (i_xx * grid.i_ss).sqrt()
-        return x, likelihood.log_likelihood_of_pose(x, u, moments.v, i_xx, grid.n_compared)
+        i_xx, i_xy, i_xs = torch.from_numpy(np.concatenate(parts, axis=1)).to(self.device)
+        x, u = i_xy / (i_xx * moments.i_yy).sqrt(), i_xs / (i_xx * self._grid.i_ss).sqrt()
+        n_compared = self._grid.n_compared
+        return x, likelihood.log_likelihood_of_pose(x, u, moments.v, i_xx, n_compared)
 
     def _shift_A(self, best: BestPoses) -> np.ndarray:
         """Displacements of poses, Å, (n_images, 2)."""

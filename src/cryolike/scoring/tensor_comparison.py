@@ -15,6 +15,7 @@ from torch import Tensor
 from cryolike.physics.likelihood import log_likelihood_of_pose
 from cryolike.scoring.comparison import (
     BestOfViews,
+    ChosenPoses,
     ComparedGrid,
     Found,
     ImageMoments,
@@ -142,29 +143,32 @@ class TensorComparison:
         """Do something for each number below n, in turn."""
         return [work(i) for i in range(n)]
 
-    def best_of_cells(
-        self, arrays: ImageMoments, i: int, delta_A: np.ndarray, views: np.ndarray
-    ) -> np.ndarray:
+    def largest_of_chosen(
+        self, arrays: ImageMoments, chosen: ChosenPoses, delta_A: np.ndarray
+    ) -> list[np.ndarray]:
         """Find the largest cross-correlations over angles; see `comparison.Comparison`."""
-        tiles = self.tiles(arrays.take(slice(i, i + 1)), delta_A, views)
-        best = torch.cat([tile.x.amax(dim=(0, 1)).mT for tile in tiles])
-        found: np.ndarray = best.cpu().numpy()
+        found = []
+        for i, views, displacements in _each(chosen):
+            tiles = self.tiles(arrays.take(slice(i, i + 1)), delta_A[displacements], views)
+            best = torch.cat([tile.x.amax(dim=(0, 1)).mT for tile in tiles])
+            found.append(best.cpu().numpy())
         return found
 
     def best_of_chosen(
         self,
         arrays: ImageMoments,
-        i: int,
+        chosen: ChosenPoses,
         delta_A: np.ndarray,
         log_prior: np.ndarray,
-        views: np.ndarray,
-    ) -> BestOfViews:
-        """Compare an image with some of the views; see `comparison.Comparison`."""
-        image = arrays.take(slice(i, i + 1))
-        found = self._best(image, delta_A, log_prior, views, len(views))
-        return BestOfViews(
-            **{name: column[0].cpu().numpy() for name, column in vars(found).items()}
-        )
+    ) -> list[BestOfViews]:
+        """Compare images with some of the views; see `comparison.Comparison`."""
+        found = []
+        for i, views, displacements in _each(chosen):
+            image, prior = arrays.take(slice(i, i + 1)), log_prior[displacements]
+            best = self._best(image, delta_A[displacements], prior, views, len(views))
+            columns = {name: column[0].cpu().numpy() for name, column in vars(best).items()}
+            found.append(BestOfViews(**columns))
+        return found
 
     def terms_of_displaced(self, moments: ImageMoments, delta_A: np.ndarray) -> np.ndarray:
         """Terms of one image; see `comparison.Comparison`."""
@@ -247,6 +251,11 @@ class TensorComparison:
             torch.matmul(of_images[:, terms], templates[terms], out=series[q])
         products: Tensor = torch.fft.irfft(series, n=basis.n_angles, dim=0)
         return products
+
+
+def _each(chosen: ChosenPoses) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Go through images, their views and displacements."""
+    return zip(chosen.images.tolist(), chosen.views, chosen.displacements, strict=True)
 
 
 def _halved(n: int, error: Exception) -> int:
