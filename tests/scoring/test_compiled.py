@@ -15,7 +15,6 @@ from cryolike.scoring.compiled import (
     Integration,
     TemplateViews,
     ViewScales,
-    largest_correlations,
     score_views,
 )
 from cryolike.scoring.lanes import RealLanePlan, aligned_zeros
@@ -158,7 +157,7 @@ SIZES = [(48, 5), (30, 20), (33, 18), (31, 3), (64, 81), (2, 1), (1, 2), (36, 48
 
 @pytest.mark.parametrize(("n_angles", "n_displacements"), SIZES)
 def test_best_poses_are_those_of_all_correlations(n_angles: int, n_displacements: int) -> None:
-    """The best of each view and its place, and the best of each displacement."""
+    """The best of each view and its place."""
     case = make_case(n_angles, n_displacements, largest=0.4)
     views = np.arange(N_VIEWS)
     found = score_views(case.image, case.templates, views, case.scales, ALL_POSES)
@@ -166,13 +165,6 @@ def test_best_poses_are_those_of_all_correlations(n_angles: int, n_displacements
     np.testing.assert_allclose(found.cross_correlation, flat.max(axis=1), atol=2e-7)
     place = found.displacement * n_angles + found.inplane
     np.testing.assert_array_equal(place, flat.argmax(axis=1))
-    scale = case.scales.inverse_norm
-    parts = case.image.real, case.image.imaginary, case.templates
-    largest = largest_correlations(*parts, views, scale, n_displacements)
-    np.testing.assert_allclose(largest, case.x.max(axis=2), atol=2e-7)
-    some = np.array([4, 4, 12, 0])
-    largest = largest_correlations(*parts, some, scale[some], n_displacements)
-    np.testing.assert_allclose(largest, case.x[some].max(axis=2), atol=2e-7)
 
 
 @pytest.mark.parametrize(("n_angles", "n_displacements"), SIZES)
@@ -344,9 +336,7 @@ def test_frequencies_without_terms_need_not_be_named() -> None:
     )
     views = np.arange(N_VIEWS)
     x, expected = (
-        largest_correlations(
-            image.real, image.imaginary, templates, views, case.scales.inverse_norm, 20
-        )
+        score_views(image, templates, views, case.scales, ALL_POSES).cross_correlation
         for templates in (few, same)
     )
     np.testing.assert_array_equal(x, expected)
@@ -376,22 +366,3 @@ def test_views_that_do_not_exist_are_refused(views: list[int]) -> None:
     case = make_case(8, 2, largest=0.4)
     with pytest.raises(UsageError, match="numbered 0 to 12"):
         score_views(case.image, case.templates, np.array(views), case.scales, ALL_POSES)
-    with pytest.raises(UsageError, match="numbered 0 to 12"):
-        largest_correlations(
-            case.image.real,
-            case.image.imaginary,
-            case.templates,
-            np.array(views),
-            case.scales.inverse_norm[: len(views)],
-            2,
-        )
-
-
-@pytest.mark.parametrize("n_displacements", [0, 16, 33])
-def test_numbers_of_displacements_that_do_not_fit_are_refused(n_displacements: int) -> None:
-    """Two blocks hold 17 to 32."""
-    case = make_case(8, 20, largest=0.4)
-    image, views = case.image, np.arange(N_VIEWS)
-    arrays = image.real, image.imaginary, case.templates, views, case.scales.inverse_norm
-    with pytest.raises(UsageError, match="2 blocks do not hold"):
-        largest_correlations(*arrays, n_displacements)

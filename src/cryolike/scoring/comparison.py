@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, no_type_check, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cryolike.descriptor import ImageDescriptor
 from cryolike.physics import likelihood
-from cryolike.physics.compiled import oscillate
+from cryolike.physics.compiled import _compiled, oscillate
 from cryolike.physics.likelihood import CountedValues
 from cryolike.physics.polar import PolarTransform
 from cryolike.scoring.turned_power import series_of_squares
@@ -31,8 +31,31 @@ __all__ = [
 
 Found = TypeVar("Found")
 
-_BYTES_AT_ONCE = (2**28, 2**19)
-"""What sums work on at once; on a processor what its cache holds, since new memory takes time."""
+_BYTES_AT_ONCE = 2**28
+"""What sums on a GPU work on at once."""
+
+
+@_compiled
+@no_type_check
+def _sum_products(a, b, weight, out):
+    """Sum products over the last two axes, weighted along the first of them.
+
+    Parameters
+    ----------
+    a, b
+        (n or 1, n_shells, n_numbers), (n, n_shells, n_numbers).
+    weight
+        (n_shells,).
+    out
+        (n,), float64.
+    """
+    for i in range(b.shape[0]):
+        of_all, out[i] = a[min(i, a.shape[0] - 1)], 0
+        for k in range(b.shape[1]):
+            total = 0.0
+            for j in range(b.shape[2]):
+                total += np.float64(of_all[k, j] * b[i, k, j])
+            out[i] += weight[k] * total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,8 +131,13 @@ class ComparedGrid:
 
     def sum(self, a: Tensor, b: Tensor) -> Tensor:
         """Sum ⟨a, b⟩ over the last two axes, float64; `a` may be one for all (n, ...) of b."""
+        if b.device.type == "cpu":
+            of_all, numbers = (torch.view_as_real(x).flatten(-2).numpy() for x in (a, b))
+            out = np.empty(len(b))
+            _sum_products(of_all.reshape(-1, *numbers.shape[1:]), numbers, self.weight_shells, out)
+            return torch.from_numpy(out)
         weight = torch.tensor(self.weight_shells, device=b.device)
-        n_at_once = max(1, _BYTES_AT_ONCE[b.device.type == "cpu"] // b[0].nbytes)
+        n_at_once = max(1, _BYTES_AT_ONCE // b[0].nbytes)
         sums = []
         for first in range(0, len(b), n_at_once):
             few = slice(first, first + n_at_once)

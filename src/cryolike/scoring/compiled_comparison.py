@@ -145,7 +145,7 @@ class CompiledComparison:
 
     def arrays(self, moments: ImageMoments) -> ImageArrays:
         """Prepare images; see `comparison.Comparison`."""
-        return ImageArrays.of_moments(moments)
+        return ImageArrays.of_moments(moments, len(self._grid.radius_shells))
 
     def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
         """Do something for each number below n, in threads."""

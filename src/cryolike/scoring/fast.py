@@ -48,7 +48,7 @@ _TOLERANCES = 1e-4, 1e-5
 _N_DISPLACEMENTS_A_RESOLUTION = 3.0
 """Displacements of the first pass in the finest spacing that it sees."""
 
-_REACH = 0.75
+_REACH = 0.6
 """How far from a view or displacement of the first pass it may find poses, in their spacings."""
 
 _LARGEST_RADIUS = 0.6
@@ -492,7 +492,9 @@ class _CoarseDisplacements:
         axes, steps_A = zip(*(_thinned(column, step_A) for column in delta_A.T), strict=True)
         x, y = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
         coarse = np.stack([x, y], axis=1)
-        is_near = (np.abs(coarse[:, None] - delta_A) <= _REACH * np.array(steps_A) + 1e-6).all(axis=2)
+        is_near = (np.abs(coarse[:, None] - delta_A) <= _REACH * np.array(steps_A) + 1e-6).all(
+            axis=2
+        )
         # Where the displacements fill no rectangle, corners of it have none nearby
         is_used = is_near.any(axis=1)
         return cls(delta_A=coarse[is_used], is_near=is_near[is_used])
@@ -570,7 +572,7 @@ class FastSearch:
         """
         images = _Images(
             whole=self._fine.arrays(moments),
-            inner=self._coarse.arrays(moments.limited(self._n_shells)),
+            inner=self._coarse.arrays(moments),
             share=self._shares_of_inner_shells(moments),
         )
         best, chunks = BestPoses.none_of(len(moments)), _chunks(len(moments))
@@ -707,7 +709,7 @@ class FastSearch:
         moments = ImageMoments.of_images(turned * shift, torch.ones_like(turned.real), grid)
         inner, limited = moments.limited(self._n_shells), grid.limited(self._n_shells)
         share = (limited.sum(inner.images, inner.images) / moments.i_yy).sqrt().cpu().numpy()
-        arrays = self._coarse.arrays(inner)
+        arrays = self._coarse.arrays(moments)
         chunks = _chunks(_N_CALIBRATED)
         cells = self._fine.each(lambda n: self._coarse_cells(arrays, chunks[n]), len(chunks))
         x = np.array([of_image for few in cells for of_image in few])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, no_type_check
 
 import numpy as np
@@ -56,7 +57,7 @@ class ImageArrays:
     inverse_norm, mean
         1/√I_yy, and v, (n_images,).
     power
-        Mean of CTF² on the grid, (n_images,).
+        Mean of CTF² on the shells that are compared, (n_images,).
     """
 
     images: np.ndarray
@@ -67,8 +68,8 @@ class ImageArrays:
     power: np.ndarray
 
     @classmethod
-    def of_moments(cls, moments: ImageMoments) -> ImageArrays:
-        """Take images on a processor, in single precision."""
+    def of_moments(cls, moments: ImageMoments, n_shells: int) -> ImageArrays:
+        """Take images on a processor, in single precision, of which inner shells are compared."""
         series = moments.ctf_series.numpy()
         return cls(
             images=moments.images.numpy().view(np.float32),
@@ -76,7 +77,7 @@ class ImageArrays:
             ctf_series=series,
             inverse_norm=moments.i_yy.rsqrt().numpy().astype(np.float32),
             mean=moments.v.numpy(),
-            power=series[:, :, 0].real.mean(axis=1) / moments.ctf.shape[2],
+            power=series[:, :n_shells, 0].real.mean(axis=1) / moments.ctf.shape[2],
         )
 
 
@@ -314,9 +315,17 @@ def _score(arrays, chosen, of_terms, of_power, templates, room, of_ones, law, ro
 
 def _ragged(rows: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Put rows of different lengths one after another, and say where each begins."""
-    first = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=first[1:])
-    return np.concatenate(rows), first
+    lengths = [len(row) for row in rows]
+    if not all(lengths):
+        raise UsageError("there must be something to compare each image with.")
+    return np.concatenate(rows), np.array([0, *accumulate(lengths)])
+
+
+def _check(numbers: NDArray[np.int64], name: str, n: int) -> None:
+    """Refuse what compiled code would read beyond the end of."""
+    if numbers.min() < 0 or numbers.max() >= n:
+        msg = f"{name} are numbered 0 to {n - 1}, not {numbers.min()} to {numbers.max()}."
+        raise UsageError(msg)
 
 
 class FewPoses:
@@ -369,14 +378,14 @@ class FewPoses:
         list of ndarray
             (n_views, n_displacements) of each image.
         """
-        self._check(arrays, chosen, len(delta_A))
-        shapes = [(len(a), len(b)) for a, b in zip(chosen.views, chosen.displacements, strict=True)]
-        out = np.empty(sum(a * b for a, b in shapes), np.float32)
         common = self._common(arrays, chosen, delta_A, tolerance, has_logarithms=False)
+        shapes = [(len(a), len(b)) for a, b in zip(chosen.views, chosen.displacements, strict=True)]
+        ends = list(accumulate(n_views * n_delta for n_views, n_delta in shapes))
+        out = np.empty(ends[-1], np.float32)
         _find_largest(*common, out)
-        ends = np.cumsum([a * b for a, b in shapes])[:-1]
         return [
-            part.reshape(shape) for part, shape in zip(np.split(out, ends), shapes, strict=True)
+            out[end - math.prod(shape) : end].reshape(shape)
+            for end, shape in zip(ends, shapes, strict=True)
         ]
 
     def score(
@@ -401,15 +410,14 @@ class FewPoses:
         list of BestOfViews
             Of each image, in the order of its views and displacements.
         """
-        self._check(arrays, chosen, len(delta_A))
         n_lanes = N_LANES * max(-(-len(row) // N_LANES) for row in chosen.displacements)
         common = self._common(arrays, chosen, delta_A, tolerance, has_logarithms=True)
         plan, first_term = self._views.plan, self._views.first_term
         of_all, n_all = self._of_terms(self._terms), np.uint64(len(first_term) - 1)
         of_low = self._of_terms(self._low_terms)
         n_low = np.uint64(np.searchsorted(first_term, self._low_terms.n_terms))
-        ends = np.cumsum([len(row) for row in chosen.views])
-        best = empty_best(int(ends[-1]))
+        ends = list(accumulate(map(len, chosen.views)))
+        best = empty_best(ends[-1])
         columns = (
             *(best.cross_correlation, best.displacement),
             *(best.inplane, best.log_likelihood_integrated),
@@ -433,9 +441,11 @@ class FewPoses:
             ),
             columns,
         )
-        parts = zip(*(np.split(column, ends[:-1]) for column in columns), strict=True)
-        names = "cross_correlation", "displacement", "inplane", "log_likelihood_integrated"
-        return [BestOfViews(**dict(zip(names, part, strict=True))) for part in parts]
+        rows = [slice(end - len(of), end) for end, of in zip(ends, chosen.views, strict=True)]
+        return [
+            BestOfViews(**{name: column[few] for name, column in vars(best).items()})
+            for few in rows
+        ]
 
     def _common(
         self,
@@ -447,6 +457,10 @@ class FewPoses:
         has_logarithms: bool,
     ) -> tuple[Any, ...]:
         """Make what both compiled functions take."""
+        views, displacements = _ragged(chosen.views), _ragged(chosen.displacements)
+        _check(chosen.images, "images", len(arrays.images))
+        _check(views[0], "views", len(self._views.real))
+        _check(displacements[0], "displacements", len(delta_A))
         n_views = max(len(row) for row in chosen.views)
         n_delta = max(len(row) for row in chosen.displacements)
         tables, plan = self._power.tables, self._views.plan
@@ -459,8 +473,8 @@ class FewPoses:
             ),
             (
                 chosen.images,
-                _ragged(chosen.views),
-                _ragged(chosen.displacements),
+                views,
+                displacements,
                 np.ascontiguousarray(delta_A, np.float64),
             ),
             self._of_terms(self._terms),
@@ -482,18 +496,6 @@ class FewPoses:
     @staticmethod
     def _of_terms(terms: ImageTerms) -> tuple[Any, ...]:
         return terms.constants, terms.scratch(), terms.n_terms
-
-    def _check(self, arrays: ImageArrays, chosen: ChosenPoses, n_displacements: int) -> None:
-        """Refuse what compiled code would read beyond the end of."""
-        for name, rows, n in (
-            ("images", [chosen.images], len(arrays.images)),
-            ("views", chosen.views, len(self._views.real)),
-            ("displacements", chosen.displacements, n_displacements),
-        ):
-            numbers = np.concatenate(rows)
-            if not all(map(len, rows)) or numbers.min() < 0 or numbers.max() >= n:
-                msg = f"{name} are numbered 0 to {n - 1}, and there must be one at least."
-                raise UsageError(msg)
 
     def _room(self, name: str, *shape: int) -> np.ndarray:
         """Memory of the thread: new memory could cost as much as the work."""

@@ -140,17 +140,17 @@ def _products(most_rows: int, n_columns: int) -> Any:
 
     @no_type_check
     def generate(context, builder, signature, arguments):
-        n_rows, _, first, step, _, row, row_step, n, _, to, to_step, to_column = arguments
+        n_rows, _, first, step, _, width, row, row_step, n, _, to, to_step, to_column = arguments
         matrix, vectors, out = (
             context.make_helper(builder, signature.args[i], value=arguments[i]).data
-            for i in (1, 4, 8)
+            for i in (1, 4, 9)
         )
 
-        def place(pointer, *terms):
+        def place(pointer, length, *terms):
             row = terms[0]
             for term, factor in terms[1:]:
                 row = builder.add(row, builder.mul(term, factor))
-            where = builder.gep(pointer, [builder.mul(row, row.type(N_LANES))])
+            where = builder.gep(pointer, [builder.mul(row, length)])
             return builder.bitcast(where, _FLOATS.as_pointer())
 
         def number(j, i):
@@ -162,7 +162,8 @@ def _products(most_rows: int, n_columns: int) -> Any:
 
         def vector(j, c):
             one = j.type(1)
-            return builder.load(place(vectors, row, (j, row_step), (j.type(c), one)), align=4)
+            where = place(vectors, width, row, (j, row_step), (j.type(c), one))
+            return builder.load(where, align=4)
 
         done = builder.append_basic_block()
         choice = builder.switch(n_rows, done)
@@ -173,7 +174,8 @@ def _products(most_rows: int, n_columns: int) -> Any:
             sums = _sum_products(builder, chosen, n_columns, number, vector, n)
             for i, totals in enumerate(sums):
                 for c, total in enumerate(totals):
-                    where = place(out, to, (to.type(i), to_step), (to.type(c), to_column))
+                    at = to, (to.type(i), to_step), (to.type(c), to_column)
+                    where = place(out, to.type(N_LANES), *at)
                     builder.store(total, where, align=4)
             builder.branch(done)
         builder.position_at_end(done)
@@ -188,6 +190,7 @@ def _products(most_rows: int, n_columns: int) -> Any:
         first,
         step,
         vectors,
+        width,
         row,
         row_step,
         n,
@@ -199,14 +202,38 @@ def _products(most_rows: int, n_columns: int) -> Any:
         """Sum matrix[first + j·step + i] · (row `row` + j·row_step + c of vectors) over j < n.
 
         What is for i < n_rows and column c goes to row to + i·to_step + c·to_column of `out`. Both
-        n and n_rows are at least 1.
+        n and n_rows are at least 1. Rows of vectors are `width` apart, those of `out` as long as
+        vectors.
         """
         u = types.uint64
-        return types.void(u, matrix, u, u, vectors, u, u, u, out, u, u, u), generate
+        return types.void(u, matrix, u, u, vectors, u, u, u, u, out, u, u, u), generate
 
     return multiply
 
 
+def _alternating(width: int) -> Any:
+    """Make what puts pieces of `width` lanes of two vectors in turn into two others."""
+
+    @no_type_check
+    def generate(context, builder, signature, arguments):
+        pieces = range(0, N_LANES, width)
+        starts = [start for i in pieces for start in (i, i + N_LANES)]
+        lanes = [lane for start in starts for lane in range(start, start + width)]
+        parts = [
+            builder.shuffle_vector(*arguments, ir.Constant(_INTS, lanes[i : i + N_LANES]))
+            for i in (0, N_LANES)
+        ]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    @no_type_check
+    @intrinsic
+    def alternate(typing_context, a, b):
+        return types.UniTuple(LANES, 2)(LANES, LANES), generate
+
+    return alternate
+
+
+_alternate_4, _alternate_8 = _alternating(4), _alternating(8)
 _transform = _products(_N_FREQUENCIES, _N_SHELLS)
 _project = _products(_N_TERMS, 2)
 
@@ -336,6 +363,7 @@ def _transform_class(odd, n_rows, dft, folded, n_of_parity, sums):
                     plane * _U(dft.size) // (_U(8) * n_half) + row * n_half,
                     _U(_N_FREQUENCIES),
                     folded,
+                    _U(N_LANES),
                     plane * _U(_N_SHELLS),
                     _U(_N_SHELLS),
                     n_of_parity[parity],
@@ -348,46 +376,46 @@ def _transform_class(odd, n_rows, dft, folded, n_of_parity, sums):
 
 @inline
 @no_type_check
-def _store_parts(series, row, back, re, im):
-    """Write two vectors to rows, moved back by as many lanes as belong to shells before."""
-    at = address(series) + _U(4) * (row * _U(N_LANES) - back)
-    store(at, _U(0), re)
-    store(at, _U(1), im)
+def _store_parts(series, shell, n_packed, re, im):
+    """Write vectors of consecutive shells, real and imaginary parts of one before the next."""
+    n_lanes = _U(N_LANES) // n_packed
+    first, second = re, im
+    if n_packed == _U(4):
+        first, second = _alternate_4(re, im)
+    elif n_packed == _U(2):
+        first, second = _alternate_8(re, im)
+    at = address(series) + _U(8) * shell * n_lanes
+    store(at, _U(0), first)
+    store(at, _U(1), second)
 
 
 @inline
 @no_type_check
-def _unfold(odd, n_rows, sums, mirror, shell, n_packed, n_shells, first_shell, offset, series):
-    """Write the series of some shells at some even or odd q, and at `mirror` − q if not 0.
-
-    Of shells that share a vector each gets the first lanes of its rows. What is before these in the
-    vector goes to the last lanes of the row before, which are no displacement's.
-    """
+def _unfold(odd, n_rows, sums, mirror, shell, n_packed, n_shells, has_terms, offset, series):
+    """Write the series of some shells at some even or odd q, and at `mirror` − q if not 0."""
     for row in range(n_rows):
         q = _U(2) * row + odd
         for i in range(_U(_N_SHELLS)):
-            at = _U(4 * _N_SHELLS) * row + i
+            k, at = shell + i * n_packed, _U(4 * _N_SHELLS) * row + i
+            if k >= n_shells:
+                break
             re, re_odd = load(sums, at), load(sums, at + _U(_N_SHELLS))
             im = load(sums, at + _U(2 * _N_SHELLS))
             im_odd = load(sums, at + _U(3 * _N_SHELLS))
-            first = shell + i * n_packed
-            for k in range(first, min(first + n_packed, n_shells)):
-                back = (k - first) * (_U(N_LANES) // n_packed)
-                if k >= first_shell[q]:
-                    to = _U(2) * (offset[q] + k - first_shell[q])
-                    _store_parts(series, to, back, re + re_odd, im + im_odd)
-                if mirror and k >= first_shell[mirror - q]:
-                    to = _U(2) * (offset[mirror - q] + k - first_shell[mirror - q])
-                    if odd:
-                        _store_parts(series, to, back, re_odd - re, im - im_odd)
-                    else:
-                        _store_parts(series, to, back, re - re_odd, im_odd - im)
+            if has_terms[q]:
+                _store_parts(series, offset[q] + k, n_packed, re + re_odd, im + im_odd)
+            if mirror and has_terms[mirror - q]:
+                at = offset[mirror - q] + k
+                if odd:
+                    _store_parts(series, at, n_packed, re_odd - re, im - im_odd)
+                else:
+                    _store_parts(series, at, n_packed, re - re_odd, im_odd - im)
 
 
 @inline
 @no_type_check
-def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out):
-    """Sum the series over shells, for all terms."""
+def _project_all(pieces, rows, n_shells, n_lanes, offset, series, n_terms, block, out):
+    """Sum the series over shells, for all terms; of each row `n_lanes` lanes are kept."""
     n_rows = _U(out.size // N_LANES)
     for piece in range(_U(pieces.shape[0])):
         q, few, first, term = pieces[piece]
@@ -397,9 +425,10 @@ def _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, b
             first,
             few,
             series,
+            n_lanes,
             _U(2) * offset[q],
             _U(2),
-            n_shells - first_shell[q],
+            n_shells,
             out,
             block * n_terms + term,
             _U(1),
@@ -435,7 +464,7 @@ def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
         One-dimensional: gets the real and then the imaginary parts.
     """
     slope, direction, (dft, n_of_parity), basis = constants
-    last_q, first_shell, offset, n_shells, pieces, rows, n_terms = basis
+    last_q, has_terms, offset, n_shells, pieces, rows, n_terms = basis
     weighted, swing, masks, folded, sums, series = scratch
     n_angles, n_shells, n_terms = _U(weighted.shape[1]), _U(n_shells), _U(n_terms)
     for shell in range(n_shells):
@@ -459,9 +488,10 @@ def fill_terms(image, ctf, factor, constants, displacements_A, scratch, out):
                 _transform_class(odd, n_rows, dft, folded, n_of_parity, sums)
                 _unfold(
                     *(odd, n_rows, sums, mirror, shell, n_packed, n_shells),
-                    *(first_shell, offset, series),
+                    *(has_terms, offset, series),
                 )
-        _project_all(pieces, rows, n_shells, first_shell, offset, series, n_terms, block, out)
+        n_lanes = _U(N_LANES) // n_packed
+        _project_all(pieces, rows, n_shells, n_lanes, offset, series, n_terms, block, out)
         if n_packed > _U(1):
             _clear(block * n_terms, n_terms, n_here, out)
             _clear((n_blocks + block) * n_terms, n_terms, n_here, out)
@@ -532,9 +562,10 @@ class _CutBasis:
 
     Attributes
     ----------
-    first_shell, offset
-        uint64, (Q/2 + 1,): where the series of each frequency begins, which is beyond all shells
-        where there are no terms, and where it is kept.
+    has_terms
+        (Q/2 + 1,): whether there are any of a frequency.
+    offset
+        uint64, (Q/2 + 1,): where the series of each of those is kept.
     n_kept
         Complex numbers of the series that are kept.
     last_q
@@ -545,7 +576,7 @@ class _CutBasis:
         Of the basis, twice: (shells, terms) of each piece.
     """
 
-    first_shell: np.ndarray
+    has_terms: np.ndarray
     offset: np.ndarray
     n_kept: int
     last_q: int
@@ -555,12 +586,11 @@ class _CutBasis:
     @classmethod
     def of_rows(cls, rows: np.ndarray, first_term: np.ndarray, half: int) -> _CutBasis:
         n_shells = rows.shape[1]
-        first = np.full(half + 1, n_shells)
-        has_terms = np.flatnonzero(np.diff(first_term) > 0)
-        first[has_terms] = 0
-        offset = np.concatenate([[0], np.cumsum(n_shells - first)])
+        has_terms = np.zeros(half + 1, bool)
+        has_terms[: len(first_term) - 1] = np.diff(first_term) > 0
+        n_rows = -(-n_shells // _N_PACKED) * _N_PACKED * has_terms
         pieces, parts, n_before = [], [], 0
-        for q in has_terms:
+        for q in np.flatnonzero(has_terms):
             terms = np.arange(first_term[q], first_term[q + 1])
             for few in np.array_split(terms, -(-len(terms) // _N_TERMS)):
                 pieces.append([q, len(few), n_before, few[0]])
@@ -568,10 +598,10 @@ class _CutBasis:
                 parts.append(2 * rows[few].T.ravel())
                 n_before += parts[-1].size
         return cls(
-            first_shell=first.astype(np.uint64),
-            offset=offset[:-1].astype(np.uint64),
-            n_kept=int(offset[-1]),
-            last_q=int(has_terms[-1]),
+            has_terms=has_terms,
+            offset=(np.cumsum(n_rows) - n_rows).astype(np.uint64),
+            n_kept=int(n_rows.sum()),
+            last_q=int(np.flatnonzero(has_terms)[-1]),
             pieces=np.array(pieces, np.uint64),
             rows=np.concatenate(parts).astype(np.float32),
         )
@@ -706,7 +736,7 @@ class ImageTerms:
         """What `fill_terms` takes."""
         basis = self._basis
         of_basis = (
-            *(basis.last_q, basis.first_shell, basis.offset, self._n_shells),
+            *(basis.last_q, basis.has_terms, basis.offset, self._n_shells),
             *(basis.pieces, basis.rows, self.n_terms),
         )
         circle = self._circle.dft, self._circle.n_of_parity

@@ -136,8 +136,8 @@ class TensorComparison:
         return self._best(moments, delta_A, log_prior, None, len(self.terms.terms))
 
     def arrays(self, moments: ImageMoments) -> ImageMoments:
-        """Nothing has to be prepared; see `comparison.Comparison`."""
-        return moments
+        """Take the shells that are compared; see `comparison.Comparison`."""
+        return moments.limited(len(self.grid.radius_shells))
 
     def each(self, work: Callable[[int], Found], n: int) -> list[Found]:
         """Do something for each number below n, in turn."""
