@@ -48,11 +48,11 @@ __all__ = [
 ]
 
 
-def one_of(choice: Any) -> Callable[[str], str]:
-    """Make a check that a value is one of a Literal's."""
+def one_of(choice: Any) -> Callable[[str | None], str | None]:
+    """Make a check that a value, if there is one, is one of a Literal's."""
 
-    def check(value: str) -> str:
-        if value not in get_args(choice):
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in get_args(choice):
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(choice))}.")
         return value
 

@@ -21,6 +21,7 @@ from cryolike.cli.console import (
     warnings_on_the_console,
 )
 from cryolike.conversion import ConvertOptions
+from cryolike.conversion.run import resolve_device
 from cryolike.errors import CryoLikeError, UsageError, raise_problems
 from cryolike.io.read import read_particles
 from cryolike.particles import ParticleTable
@@ -45,12 +46,14 @@ Structures = Annotated[
     ),
 ]
 Search = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="fast|exact",
         callback=opt.one_of(SearchMode),
+        show_default="fast; exact on a GPU",
         help="`exact` compares every view, in-plane angle and shift in full; `fast` looks "
-        "everywhere at low resolution first, and says what it may have left out of an image.",
+        "everywhere at low resolution first, and says what it may have left out of an image. Both "
+        "find the same poses.",
         rich_help_panel=_POSES,
     ),
 ]
@@ -169,7 +172,7 @@ def score(
     passthrough: opt.Passthrough = None,
     folder: opt.Folder = "",
     atoms: AtomModelChoice = "beads",
-    search: Search = "exact",
+    search: Search = None,
     shift_max: ShiftMax = 4.0,
     shift_step: ShiftStep = 1.0,
     shift_sd: ShiftSd = None,
@@ -252,12 +255,16 @@ def score(
     _say_report(report, told, as_json=json)
 
 
+def _default_search(device: str) -> SearchMode:
+    return "fast" if resolve_device(device).type == "cpu" else "exact"
+
+
 def _score_options(given: dict[str, Any]) -> ScoreOptions:
     spacing, distance = given["view_spacing"], given["viewing_distance"]
     if spacing is not None and distance is not None:
         raise UsageError("--view-spacing and --viewing-distance say the same: choose one.")
     return ScoreOptions(
-        search=given["search"],
+        search=given["search"] or _default_search(given["device"]),
         shift_max_px=given["shift_max"],
         shift_step_px=given["shift_step"],
         shift_sd_A=given["shift_sd"],

@@ -1,11 +1,12 @@
 """Search in three passes: everywhere at low resolution, then in full where an image may be.
 
-The first pass compares innermost shells only, with fewer views and displacements, at the angles
-that these need. The second compares the same shells, near all that the first found likely, with the
-views and displacements of the search. The third compares in full all that may be as good as the
-best, by what the second saw of it. How much of a correlation the first pass sees at least is known
-from searching for the templates themselves; so what was left out can be estimated, and images for
-which it matters, or that may be nearly anywhere, are compared with everything.
+The first pass compares innermost shells only, with fewer views and displacements, each of which
+stands for a cell, at the angles that these need. The second compares the same shells, in the cells
+that the first found likely, with the views and displacements of the search. The third compares in
+full all that may be as good as the best, by what the second saw of it. How much of a correlation
+the first pass sees at least is known from searching for the templates themselves; so what was left
+out can be estimated, and images for which it matters, or that may be nearly anywhere, are compared
+with everything.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def _lower(x, nats, exponent):
 
 @partial(_quick, fastmath=False)  # there are infinite numbers
 @no_type_check
-def _reduce(x, integrated, log_weights, exponent, share, of_coarse, of_medium):
+def _reduce(x, integrated, lacking, log_weights, exponent, share, of_coarse, of_medium):
     """Find the best view, the integral over all, and what that lacks.
 
     A pose that was not compared in full has at most the correlation that is predicted, and stands
@@ -279,8 +280,9 @@ def _reduce(x, integrated, log_weights, exponent, share, of_coarse, of_medium):
 
     Parameters
     ----------
-    x, integrated, log_weights
-        Of the views that were compared in full; logarithms.
+    x, integrated, lacking, log_weights
+        Of the views that were compared in full: correlations, and logarithms; the third says how
+        much larger the prior of another displacement can be.
     exponent
         Of the likelihood.
     share
@@ -302,10 +304,11 @@ def _reduce(x, integrated, log_weights, exponent, share, of_coarse, of_medium):
     n_counted = 0
     for i in range(x.size):
         if integrated[i] > -np.inf:
-            below[n_counted] = integrated[i] - _gain(x[i], exponent)
+            below[n_counted] = integrated[i] + lacking[i] - _gain(x[i], exponent)
             n_counted += 1
     typical = np.median(below[:n_counted]) - log_total
-    least, rest = _lower(x[best], _NEGLIGIBLE_NATS, exponent), math.exp(-_NEGLIGIBLE_NATS)
+    least = _lower(x[best], _NEGLIGIBLE_NATS + lacking.max(), exponent)
+    rest = math.exp(-_NEGLIGIBLE_NATS)
     for at_most, weights in (of_coarse, of_medium):
         for i in range(at_most.size):
             predicted = at_most[i] / share
@@ -632,9 +635,11 @@ class FastSearch:
         poses: BestPoses,
     ) -> None:
         """Reduce what the last pass found, unless what others found leaves out too much."""
+        of_best = self._log_prior[one.displacements[of_views.displacement]]
         view, integrated, left_out = _reduce(
             of_views.cross_correlation,
             of_views.log_likelihood_integrated,
+            self._log_prior.max() - of_best,
             self._log_weights[one.views],
             self._exponent,
             one.share,
@@ -648,16 +653,13 @@ class FastSearch:
             poses.integrated[i], poses.left_out[i] = integrated, left_out
 
     def _coarse_cells(self, inner: Any, numbers: np.ndarray) -> list[np.ndarray]:
-        n, (n_views, n_delta) = (
-            len(numbers),
-            (len(self._views.chosen), len(self._displacements.delta_A)),
-        )
+        views, delta_A = self._views.chosen, self._displacements.delta_A
         poses = ChosenPoses(
             images=numbers,
-            views=[np.arange(n_views)] * n,
-            displacements=[np.arange(n_delta)] * n,
+            views=[np.arange(len(views))] * len(numbers),
+            displacements=[np.arange(len(delta_A))] * len(numbers),
         )
-        return self._coarse.largest_of_chosen(inner, poses, self._displacements.delta_A)
+        return self._coarse.largest_of_chosen(inner, poses, delta_A)
 
     def _look_near(self, inner: Any, searches: list[_OneImage]) -> None:
         """Compare inner shells near what is chosen of the first pass."""

@@ -85,8 +85,9 @@ class ScoreOptions:
     Parameters
     ----------
     search
-        'exact': every view, in-plane angle and displacement; 'fast': everywhere at low resolution
-        first, then in full where an image may be.
+        'fast': everywhere at low resolution first, then in full where an image may be, which is
+        everywhere for very noisy images; 'exact': every view, in-plane angle and displacement, for
+        which GPUs are better.
     shift_max_px, shift_step_px
         Displacements are tried from −`shift_max_px` to +`shift_max_px` pixels along x and y, in
         steps of `shift_step_px`.
@@ -118,7 +119,7 @@ class ScoreOptions:
         Whether to write the files of the published functions, too.
     """
 
-    search: SearchMode = "exact"
+    search: SearchMode = "fast"
     shift_max_px: float = 4.0
     shift_step_px: float = 1.0
     shift_sd_A: float | None = None
