@@ -114,7 +114,7 @@ def test_images_do_not_depend_on_each_other() -> None:
     arrays, together = compiled.arrays(images()), chosen()
     largest = compiled.largest_of_chosen(arrays, together, DELTA_A)
     best = compiled.best_of_chosen(arrays, together, DELTA_A, LOG_PRIOR)
-    for i in range(len(together)):
+    for i in range(len(together.images)):
         alone = ChosenPoses(
             images=together.images[i : i + 1],
             views=together.views[i : i + 1],

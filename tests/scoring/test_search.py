@@ -146,6 +146,18 @@ def test_images_may_lie_in_memory_in_any_order() -> None:
     np.testing.assert_array_equal(ours.cross_correlation, theirs.cross_correlation)
 
 
+def test_templates_may_lie_in_memory_in_any_order() -> None:
+    """Nor does it matter whether they are conjugates that nobody has computed."""
+    given = templates().images
+    scores = []
+    for images_of in (given, given.mT.contiguous().mT, given.conj().resolve_conj().conj()):
+        search = PoseSearch(replace(templates(), images=images_of), DISPLACEMENTS)
+        scores.append(search.score(*(column[:2] for column in images(0.1))))
+    for other in scores[1:]:
+        np.testing.assert_array_equal(other.view, scores[0].view)
+        np.testing.assert_array_equal(other.cross_correlation, scores[0].cross_correlation)
+
+
 def test_fast_search_on_tensors_is_the_compiled_one() -> None:
     """In double precision tensors do what compiled code does in single."""
     search = PoseSearch(templates(), DISPLACEMENTS, mode="fast")

@@ -53,7 +53,7 @@ Search = Annotated[
         show_default="fast; exact on a GPU",
         help="`exact` compares every view, in-plane angle and shift in full; `fast` looks "
         "everywhere at low resolution first, and says what it may have left out of an image. Both "
-        "find the same poses.",
+        "nearly always find the same poses.",
         rich_help_panel=_POSES,
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar, no_type_check, runtime_checkable
 
 import numpy as np
@@ -35,7 +36,7 @@ _BYTES_AT_ONCE = 2**28
 """What sums on a GPU work on at once."""
 
 
-@_compiled
+@partial(_compiled, fastmath={"reassoc", "contract", "nsz"})  # to find what is not finite
 @no_type_check
 def _sum_products(a, b, weight, out):
     """Sum products over the last two axes, weighted along the first of them.
@@ -246,9 +247,6 @@ class ChosenPoses:
     images: np.ndarray
     views: list[np.ndarray]
     displacements: list[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ from cryolike.scoring.comparison import (
 from cryolike.scoring.displacements import Displacements
 from cryolike.scoring.template_terms import Band, TemplateTerms
 from cryolike.templates import TemplateSet
+from cryolike.threads import n_usable_cores
 
 __all__ = ["BestPoses", "FastSearch", "best_pose", "best_poses"]
 
@@ -111,10 +112,6 @@ class BestPoses:
     integrated: np.ndarray
     left_out: np.ndarray
     centre_A: np.ndarray
-
-    def take(self, rows: slice) -> Self:
-        """Take only the poses of some images."""
-        return type(self)(**{k: column[rows] for k, column in vars(self).items()})
 
     @classmethod
     def none_of(cls, n_images: int) -> Self:
@@ -225,8 +222,8 @@ _quick = partial(_compiled, nogil=False)
 @no_type_check
 def _find_largest(x, of_rows, of_columns):
     """Find the largest number in each row and in each column of a matrix."""
-    of_rows[:] = -np.inf
-    of_columns[:] = -np.inf
+    of_rows[:] = x[:, 0]
+    of_columns[:] = x[0]
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             of_rows[i] = max(of_rows[i], x[i, j])
@@ -418,8 +415,9 @@ def _chosen(searches: list[_OneImage], poses: list[tuple[np.ndarray, np.ndarray]
 
 
 def _chunks(n: int) -> list[np.ndarray]:
-    """Split n images into such as are looked at together."""
-    return np.array_split(np.arange(n), -(-n // _IMAGES_AT_ONCE))
+    """Split n images into such as are looked at together; several for each thread."""
+    size = min(_IMAGES_AT_ONCE, max(1, n // (2 * n_usable_cores())))
+    return np.array_split(np.arange(n), -(-n // size))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -504,9 +502,14 @@ class _CoarseDisplacements:
 
 
 def _thinned(values: np.ndarray, step: float) -> tuple[np.ndarray, float]:
-    """Divide the range of values into steps of at most `step`; give their middles and the step."""
-    start, extent = values.min(), np.ptp(values)
+    """Divide the range of values into steps of at most `step`; give their middles and the step.
+
+    Where there are no more values than steps, they are left as they are.
+    """
+    start, extent, distinct = values.min(), np.ptp(values), np.unique(values.round(9))
     n = max(1, math.ceil(extent / step - 1e-6))
+    if len(distinct) <= n:
+        return distinct, float(np.diff(distinct).max(initial=0))
     return start + (np.arange(n) + 0.5) * extent / n, extent / n
 
 
@@ -595,9 +598,9 @@ class FastSearch:
         # None has positive correlations with images of the opposite contrast
         searches = [one for one in searches if one.coarse.largest > 0]
         for one in searches:
-            # The second pass looks at these poses again, so that it finds as much at least
             one.coarse.choose(self._agreement * self._least_worth(one.coarse.largest, one.share))
         self._look_near(images.inner, searches)
+        searches = [one for one in searches if one.medium.largest > 0]
         for one in searches:
             one.worth = self._least_worth(one.medium.largest, one.share)
         for _ in range(_N_ROUNDS):

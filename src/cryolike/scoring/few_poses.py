@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, no_type_check
 
@@ -25,7 +26,7 @@ from cryolike.scoring.compiled import (
     find_largest,
     score_image,
 )
-from cryolike.scoring.image_terms import ImageTerms, aligned, fill_terms
+from cryolike.scoring.image_terms import ImageTerms, aligned, as_compiled, fill_terms
 from cryolike.scoring.lanes import addresses
 from cryolike.scoring.turned_power import TurnedPower, fill_power
 from cryolike.scoring.vectors import N_LANES, address, inline
@@ -221,7 +222,7 @@ def fill_bounds(real, imaginary, first_term, strength, n_angles, bounds):
         bounds[q] = 2 / n_angles * strength[q] * np.sqrt(largest)
 
 
-@_inner
+@inline
 @no_type_check
 def limits_of_sums(bound, least_half_log, n_poses):
     """Bound |u|, and find how far below the largest log L poses are left out of sums, nats.
@@ -241,7 +242,7 @@ def limits_of_sums(bound, least_half_log, n_poses):
     return _LARGEST_BOUND, math.inf
 
 
-@_compiled
+@partial(_compiled, fastmath={"contract", "nsz"})  # there are infinite numbers
 @no_type_check
 def _score(arrays, chosen, of_terms, of_power, templates, room, of_ones, law, room_of_ones, out):
     """Compare images with views in all poses.
@@ -318,7 +319,7 @@ def _ragged(rows: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[n
     lengths = [len(row) for row in rows]
     if not all(lengths):
         raise UsageError("there must be something to compare each image with.")
-    return np.concatenate(rows), np.array([0, *accumulate(lengths)])
+    return np.concatenate(rows, dtype=np.int64), np.array([0, *accumulate(lengths)])
 
 
 def _check(numbers: NDArray[np.int64], name: str, n: int) -> None:
@@ -357,6 +358,8 @@ class FewPoses:
         self._views, self._power, self._strength, self._grid = views, power, strength, grid
         self._terms, self._low_terms = terms, low_terms
         self._ones = np.ascontiguousarray(grid.ones.numpy().astype(np.complex64)).view(np.float32)
+        # Threads that made these at the same time would keep addresses of each other's
+        _ = views.compiled
         self._of_thread = threading.local()
 
     def largest_correlations(
@@ -410,6 +413,9 @@ class FewPoses:
         list of BestOfViews
             Of each image, in the order of its views and displacements.
         """
+        if len(log_prior) != len(delta_A):
+            msg = f"there are {len(delta_A)} displacements, but priors of {len(log_prior)}."
+            raise UsageError(msg)
         n_lanes = N_LANES * max(-(-len(row) // N_LANES) for row in chosen.displacements)
         common = self._common(arrays, chosen, delta_A, tolerance, has_logarithms=True)
         plan, first_term = self._views.plan, self._views.first_term
@@ -429,7 +435,7 @@ class FewPoses:
                 *((of_all, n_all), (of_low, n_low), first_term, self._strength),
             ),
             (
-                np.asarray(log_prior, np.float64),
+                as_compiled(log_prior, np.float64),
                 float(self._grid.n_compared / 2 - 2),
                 len(self._views.real) * plan.n,
             ),
@@ -472,10 +478,10 @@ class FewPoses:
                 *(arrays.power, arrays.mean),
             ),
             (
-                chosen.images,
+                as_compiled(chosen.images, np.int64),
                 views,
                 displacements,
-                np.ascontiguousarray(delta_A, np.float64),
+                as_compiled(delta_A, np.float64),
             ),
             self._of_terms(self._terms),
             (

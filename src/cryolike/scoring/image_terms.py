@@ -42,7 +42,7 @@ from cryolike.scoring.vectors import (
     store,
 )
 
-__all__ = ["ImageTerms", "aligned", "fill_terms"]
+__all__ = ["ImageTerms", "aligned", "as_compiled", "fill_terms"]
 
 _U = np.uint64
 """Indices are unsigned, since numba would wrap signed ones, as Python does."""
@@ -512,7 +512,7 @@ def aligned(*shape: int) -> np.ndarray:
     return memory[skipped : skipped + size].reshape(shape)
 
 
-def _as_compiled(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+def as_compiled(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
     """Copy an array unless compiled code is for its kind: to compile it anew takes seconds."""
     return np.require(array, dtype, ["C", "A", "W"])
 
@@ -708,11 +708,11 @@ class ImageTerms:
         self._check(image.shape, ctf.shape, displacements_A.shape)
         out = aligned(2, -(-len(displacements_A) // N_LANES), self.n_terms, N_LANES)
         _fill_terms(
-            _as_compiled(image, np.complex64).view(np.float32),
-            _as_compiled(ctf, np.float32),
+            as_compiled(image, np.complex64).view(np.float32),
+            as_compiled(ctf, np.float32),
             factor,
             self.constants,
-            _as_compiled(displacements_A, np.float64),
+            as_compiled(displacements_A, np.float64),
             self.scratch(),
             out.ravel(),
         )

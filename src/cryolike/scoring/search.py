@@ -96,12 +96,13 @@ class PoseSearch:
         n_threads: int | None = None,
     ) -> None:
         _check_choices(mode, n_compared, n_threads)
-        self.templates, self.displacements = templates, displacements
+        self.displacements = displacements
         self.descriptor = templates.descriptor
         self.device = torch.device(device)
         _check_displacements(displacements, self.descriptor.cartesian_grid.box_size_A)
         self._grid = ComparedGrid.of_descriptor(self.descriptor, n_compared)
-        views = templates.images.to(self.device)
+        views = templates.images.resolve_conj().to(self.device).contiguous()
+        self.templates = replace(templates, images=views)
         self._terms = TemplateTerms.of_templates(views, self.descriptor.polar_grid)
         self._all_poses = TensorComparison(self._terms, self._grid, memory_bytes)
 
@@ -134,7 +135,7 @@ class PoseSearch:
         self._fast: FastSearch | None = None
         if mode == "fast" and is_wide:
             self._fast = FastSearch(
-                replace(templates, images=views),
+                self.templates,
                 displacements,
                 self._grid,
                 self._comparison,
