@@ -374,10 +374,12 @@ class _RowConverter:
         self.plan, self._row_of_plan = plan, row_of_plan
         self._convert = ImageConverter(plan, device)
         self._contrast_factor = contrast_factors(plan)
-        self._parameters = CtfParameters.from_table(plan.table) if has_ctf else None
         polar, pixels = plan.descriptor.polar_grid, plan.descriptor.cartesian_grid
-        self._ctf = PolarCtf(polar.radius_shells, polar.theta_shell, pixels.box_size_A, self.device)
-
+        self._parameters: CtfParameters | None = None
+        if has_ctf:
+            self._parameters = CtfParameters.from_table(plan.table)
+            on_grid = polar.radius_shells, polar.theta_shell, pixels.box_size_A, self.device
+            self._ctf = PolarCtf(*on_grid)
         self.n_workers, self.n_in_part = self._convert.n_workers, self._convert.n_in_batch
 
     @property
