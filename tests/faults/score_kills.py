@@ -24,7 +24,7 @@ from cryolike.scoring import plan as plan_module
 from cryolike.scoring.plan import ScoreOptions, plan_scoring
 from cryolike.scoring.run import score_particles
 
-N_KILLS = 8
+N_KILLS = 12
 N_TILES = 8
 
 

@@ -31,7 +31,7 @@ def test_killed_runs_resume_to_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_scoring_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    """Eight kills of runs of eight tiles, some of them twice; every file is compared."""
+    """Twelve kills of runs of eight tiles, some of them twice; every file is compared."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.score_kills", tmp_path],
         cwd=ROOT,
@@ -40,4 +40,4 @@ def test_killed_scoring_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 runs killed: all resumed to the same bytes" in done.stdout
+    assert "12 runs killed: all resumed to the same bytes" in done.stdout

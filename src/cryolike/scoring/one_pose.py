@@ -90,19 +90,19 @@ def sums_at_poses(
     ndarray
         I_xx, I_xy and I_xs, float64.
     """
-    half, real = grid.half_circle(), moments.ctf.cpu().numpy()
+    half, ctf = grid.half_circle(), moments.ctf.cpu().numpy()
     factors = displaced(shift_A, half, templates.dtype)
     if templates.device.type != "cpu":
         templates, view = templates[view].cpu(), np.arange(len(view))
     images = moments.images.cpu()
     parts = (
-        array.numpy().view(real.dtype)
+        array.numpy().view(ctf.dtype)
         for array in (images, templates, factors, grid.ones.to(templates))
     )
     of_images, of_templates, of_factors, of_ones = parts
     out = np.empty((3, len(images)))
     _sum(
-        *(of_images, real, of_templates, of_factors, of_ones),
+        *(of_images, ctf, of_templates, of_factors, of_ones),
         *(view, inplane, half.weight_shells, out),
     )
     return out
