@@ -215,6 +215,7 @@ def test_batches_come_in_row_order_however_work_is_cut(
     expected = joined(iter_polar(table))
     n_bytes = ImageDescriptor.from_individual_values(12, 2.0).polar_image_bytes
     monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", n_in_part * n_bytes)
+    monkeypatch.setattr(dataset, "_N_BATCHES_OF_CONVERSION", 1)
     batches = list(iter_polar(table, batch_size=batch_size))
     assert [len(batch.row) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert joined(batches).row.tolist() == list(range(len(table)))
@@ -446,6 +447,7 @@ def test_bad_images_can_be_skipped(build: SetBuilder, monkeypatch: pytest.Monkey
         blank_row(table, row)
     n_bytes = ImageDescriptor.from_individual_values(12, 2.0).polar_image_bytes
     monkeypatch.setattr("cryolike.conversion.run._BATCH_BYTES", 3 * n_bytes)
+    monkeypatch.setattr(dataset, "_N_BATCHES_OF_CONVERSION", 1)
     batches = iter_polar(table, batch_size=3, options=ConvertOptions(on_bad_image="skip"))
     assert batches.rejects == ()
     taken = list(batches)
@@ -681,6 +683,26 @@ def test_batches_of_a_dataset_stay_when_others_come(build: SetBuilder) -> None:
     del kept, image
     places = {batch.images.data_ptr() for batch in DataLoader(items, 1)}
     assert len(places) < 5
+
+
+def test_threads_of_a_dataset_end_with_it(build: SetBuilder) -> None:
+    """Threads are made once, leave the caller's as they are, and go with the dataset."""
+    before, n_threads = threading.active_count(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        items = ParticleDataset(relion_table(build))
+        expected = DataLoader(items, 4)
+        found = [{thread.ident for thread in threading.enumerate()} for _ in expected]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
+    assert len(found[0]) > before
+    assert found[0] == found[-1]
+    del items, expected
+    end = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_the_iterator_is_one(build: SetBuilder) -> None:

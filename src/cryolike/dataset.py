@@ -36,14 +36,19 @@ from cryolike.descriptor import ImageDescriptor
 from cryolike.errors import CryoLikeWarning, UsageError
 from cryolike.io.mrc import StackReader
 from cryolike.particles import ParticleTable
-from cryolike.physics.ctf import CtfParameters, PolarCtf
+from cryolike.physics.ctf import CtfCoefficients, CtfParameters, PolarCtf
 from cryolike.store.writer import Reject
-from cryolike.threads import n_usable_cores, single_threaded_workers
+from cryolike.threads import in_single_threads, n_usable_cores, single_threaded_workers
 
 __all__ = ["ParticleDataset", "PolarBatches", "PolarImages", "iter_polar"]
 
 _N_KEPT = 2
 """Batches whose memory a dataset keeps for the next ones."""
+
+
+_N_BATCHES_OF_CONVERSION = 2
+"""How much more a thread is given at once than where files are written: a call costs as much as
+several images, and there is no disk to keep at work."""
 
 
 class PolarImages(NamedTuple):
@@ -219,8 +224,7 @@ class ParticleDataset(Dataset[PolarImages]):
         if min(n_threads, len(parts)) == 1:
             unusable = [*chain(*map(convert_part, parts))]
         else:
-            with single_threaded_workers(n_threads) as workers:
-                unusable = [*chain(*workers.map(convert_part, parts))]
+            unusable = [*chain(*in_single_threads(opened.workers, convert_part, parts))]
         if rejected := rejects_of(self.plan.table, rows, unusable):
             remedy = "Take the other rows of the table, or go through it with iter_polar, which "
             raise unusable_images(self.plan.table, rejected, f"{remedy}can skip them.")
@@ -238,8 +242,10 @@ class ParticleDataset(Dataset[PolarImages]):
                 convert=_RowConverter(self.plan, self._row_of_plan, "cpu", has_ctf=self._has_ctf),
                 memory=Memory(_N_KEPT) if get_worker_info() is None else SharedMemory(_N_KEPT),
                 memory_of_pixels=Memory(n_usable_cores()),
+                workers=ThreadPoolExecutor(n_usable_cores()),
             )
             weakref.finalize(self, self._opened.reader.close)
+            weakref.finalize(self, self._opened.workers.shutdown, wait=False)
         return self._opened
 
 
@@ -307,8 +313,10 @@ def iter_polar(
         sequence = np.arange(n_rows) if rows is None else _checked_rows(rows, n_rows)
         converter = _RowConverter(table, np.arange(n_rows), resolve_device(device), has_ctf=ctf)
         return PolarBatches(converter, sequence, batch_size)
-    chosen = np.arange(len(table)) if rows is None else _checked_rows(rows, len(table))
-    distinct, place = np.unique(chosen, return_inverse=True)
+    if rows is None:
+        distinct = place = np.arange(len(table))
+    else:
+        distinct, place = np.unique(_checked_rows(rows, len(table)), return_inverse=True)
     asked_for = table if len(distinct) == len(table) else table.take(distinct)
     plan, kept = _plan(asked_for, descriptor, options)
     row_of_plan = np.full(len(distinct), -1)
@@ -375,12 +383,13 @@ class _RowConverter:
         self._convert = ImageConverter(plan, device)
         self._contrast_factor = contrast_factors(plan)
         polar, pixels = plan.descriptor.polar_grid, plan.descriptor.cartesian_grid
-        self._parameters: CtfParameters | None = None
+        self._coefficients: CtfCoefficients | None = None
         if has_ctf:
-            self._parameters = CtfParameters.from_table(plan.table)
+            self._coefficients = CtfCoefficients.of(CtfParameters.from_table(plan.table))
             on_grid = polar.radius_shells, polar.theta_shell, pixels.box_size_A, self.device
             self._ctf = PolarCtf(*on_grid)
-        self.n_workers, self.n_in_part = self._convert.n_workers, self._convert.n_in_batch
+        self.n_workers = self._convert.n_workers
+        self.n_in_part = _N_BATCHES_OF_CONVERSION * self._convert.n_in_batch
 
     @property
     def device(self) -> torch.device:
@@ -390,7 +399,7 @@ class _RowConverter:
         """Memory for a batch, which holds anything."""
         transform = self._convert.transform
         shape = (n_images, transform.polar.n_shells, transform.polar.n_inplanes)
-        ctf_shape = (n_images, 0) if self._parameters is None else shape
+        ctf_shape = (n_images, 0) if self._coefficients is None else shape
         large = [(shape, transform.complex_dtype), (ctf_shape, transform.real_dtype)]
         small = [((n_images,), torch.int64)] * 2 + [((n_images,), torch.float64)] * 4
         if self.device.type == "cpu":
@@ -409,8 +418,8 @@ class _RowConverter:
         """
         factor = self._contrast_factor[rows]
         converted = self._convert(torch.from_numpy(pixels), factor, batch.images)
-        if self._parameters is not None:
-            self._ctf(self._parameters.take(rows), batch.ctf)
+        if self._coefficients is not None:
+            self._ctf(self._coefficients.take(rows), batch.ctf)
         known = {"row": self._row_of_plan[rows], "source_row": self.plan.table.source_row[rows]}
         for name, values in (known | vars(converted.statistics)).items():
             getattr(batch, name).copy_(torch.from_numpy(values))
@@ -426,6 +435,7 @@ class _Opened:
     convert: _RowConverter
     memory: Memory
     memory_of_pixels: Memory
+    workers: ThreadPoolExecutor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -433,12 +443,13 @@ class _Group:
     """Rows on their way: read at once, converted by one thread or by several."""
 
     rows: np.ndarray
-    batch: PolarImages
     pixels: Future[np.ndarray]
+    batch: Future[PolarImages]
     parts: list[Future[list[str]]]
 
     def cancel(self) -> None:
         self.pixels.cancel()
+        self.batch.cancel()
         for part in self.parts:
             part.cancel()
 
@@ -462,9 +473,10 @@ def _batches(
 
         def start(rows: np.ndarray) -> _Group:
             pixels = reading.submit(read_rows, plan, reader, rows, memory_of_pixels)
-            batch = convert.new_batch(len(rows), memory)
+            # Not before a thread comes to it: by then the caller has often given back another's
+            batch = working.submit(convert.new_batch, len(rows), memory)
             parts = [
-                working.submit(_convert_part, convert, pixels, part, rows, _part(batch, part))
+                working.submit(_convert_part, convert, pixels, part, rows, batch)
                 for part in _parts(len(rows), max(1, round(len(rows) / n_in_part)))
             ]
             return _Group(rows=rows, batch=batch, pixels=pixels, parts=parts)
@@ -498,17 +510,18 @@ def _convert_part(
     pixels: Future[np.ndarray],
     part: slice,
     rows: np.ndarray,
-    batch: PolarImages,
+    batch: Future[PolarImages],
 ) -> list[str]:
     """Convert a part of a group when it is read."""
-    return convert(pixels.result()[part], rows[part], batch)
+    return convert(pixels.result()[part], rows[part], _part(batch.result(), part))
 
 
 def _finished(
     plan: ConversionPlan, group: _Group, batch_size: int, rejected: list[Reject]
 ) -> Iterator[PolarImages]:
     """Yield the batches of a group when it is done."""
-    whole, reasons = group.batch, [*chain(*(part.result() for part in group.parts))]
+    reasons = [*chain(*(part.result() for part in group.parts))]
+    whole = group.batch.result()
     found = rejects_of(plan.table, group.rows, reasons)
     if found and plan.options.on_bad_image == "error":
         raise unusable_images(plan.table, found, "Leave them out with on_bad_image='skip'.")

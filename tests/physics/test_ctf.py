@@ -18,8 +18,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryolike.errors import UsageError
 from cryolike.particles import ParticleTable
 from cryolike.physics.ctf import (
+    CtfCoefficients,
     CtfParameters,
     PolarCtf,
     contrast_transfer_function,
@@ -244,8 +246,23 @@ def test_polar_grid_gives_the_general_function(
     assert (found - expected).abs().max() < tolerance
     # Memory that begins where no vector of the processor does
     out = torch.full((found.numel() + 1,), torch.nan, dtype=dtype)[1:].view(found.shape)
-    assert PolarCtf(radius, theta, box_A)(parameters, out) is out
+    on_grid = PolarCtf(radius, theta, box_A)
+    assert on_grid(parameters, out) is out
     assert torch.equal(out, found)
+    # What is kept of a set's parameters, of some of its images
+    chosen = np.array([7, 3, 3, 49])
+    kept = CtfCoefficients.of(parameters).take(chosen)
+    torch.testing.assert_close(on_grid(kept, dtype=dtype), found[chosen], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("out", [torch.empty(3, 2, 8), torch.empty(3, 8, 2).mT, torch.empty(2, 8)])
+def test_memory_that_does_not_fit_is_refused(out: torch.Tensor) -> None:
+    """Nothing is written where it does not belong."""
+    on_grid = PolarCtf(np.array([1.0, 2.0]), np.arange(8) * np.pi / 4, 200.0)
+    fits = on_grid(random_parameters(3, seed=0), torch.empty(3, 2, 8))
+    assert fits.shape == (3, 2, 8)
+    with pytest.raises(UsageError, match=r"out must be contiguous and of shape \(2, 2, 8\)"):
+        on_grid(random_parameters(2, seed=0), out)
 
 
 def test_parameters_come_from_the_columns_of_the_table() -> None:

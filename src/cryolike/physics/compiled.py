@@ -240,8 +240,8 @@ def _fill_margins(half, row_direct, row_conjugate, column, margin, grid):
 
 @_inner
 @no_type_check
-def _interpolate(grid, first, weight_y, weight_x, sign, out):
-    """Interpolate grids at polar points.
+def _interpolate(grid, first, weight_y, weight_x, sign, shell_weight, out, power):
+    """Interpolate grids at polar points, and integrate |F|² while it is at hand.
 
     Parameters
     ----------
@@ -254,8 +254,12 @@ def _interpolate(grid, first, weight_y, weight_x, sign, out):
         (n_points, width) and (n_points, 2 width): the latter for each real and imaginary part.
     sign
         For each angle −1 where the conjugate is asked for, else +1.
+    shell_weight
+        float64, (n_shells,): weight of a point in an integral; None where none is wanted.
     out
         (n_images, n_shells, as many complex numbers as angles): gets the result.
+    power
+        float64, (n_images,): the integrals are added to it.
     """
     row_length = _U(grid.shape[2])
     image_length = _U(grid.shape[1] * grid.shape[2])
@@ -272,31 +276,11 @@ def _interpolate(grid, first, weight_y, weight_x, sign, out):
                 )
                 line[_U(2) * angle] = real
                 line[_U(2) * angle + _U(1)] = imaginary * sign[angle]
-
-
-@_inner
-@no_type_check
-def _integrate_power(polar_images, shell_weight, power):
-    """Integrate |F|².
-
-    Parameters
-    ----------
-    polar_images
-        (n_images, n_shells, complex numbers of a shell).
-    shell_weight
-        float64, (n_shells,): weight of a point in an integral.
-    power
-        float64, (n_images,): gets the integrals.
-    """
-    for image in range(polar_images.shape[0]):
-        total = 0.0
-        for shell in range(shell_weight.size):
-            line = polar_images[image, shell]
-            of_shell = line[0] * line[0]
-            for i in range(_U(1), _U(line.size)):
-                of_shell += line[i] * line[i]
-            total += shell_weight[shell] * of_shell
-        power[image] = total
+            if shell_weight is not None:
+                of_shell = out.dtype.type(0)
+                for i in range(_U(line.size)):
+                    of_shell += line[i] * line[i]
+                power[image] += shell_weight[shell] * of_shell
 
 
 @no_type_check
@@ -412,11 +396,8 @@ def polar_images(half, sources, margin, grid, table, shell_weight, polar, power,
         few, power_of_few = half[start:stop], power[start:stop]
         near, found = grid[: stop - start], polar[: stop - start]
         _fill_margins(few, *sources, margin, near)
-        _interpolate(near, *table, found)
-        if shell_weight is None:
-            power_of_few[:] = 1
-        else:
-            _integrate_power(found, shell_weight, power_of_few)
+        power_of_few[:] = 1 if shell_weight is None else 0
+        _interpolate(near, *table, shell_weight, found, power_of_few)
         _fill_circle(found, power_of_few, out[start:stop])
     _wait_for_streams()
 

@@ -20,11 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryolike.errors import UsageError
 from cryolike.particles import ParticleTable
 from cryolike.physics import compiled
 from cryolike.units import A_PER_MM, electron_wavelength_A
 
 __all__ = [
+    "CtfCoefficients",
     "CtfParameters",
     "PolarCtf",
     "contrast_transfer_function",
@@ -101,6 +103,52 @@ def _column(name: str) -> str:
     return {"bfactor_A2": "ctf_bfactor_A2", "scale": "ctf_scale"}.get(name, name)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CtfCoefficients:
+    """What the function of each image takes of its parameters, float64, for use with many grids.
+
+    Parameters
+    ----------
+    phase
+        Coefficients of γ for s², s⁴, 1, s² cos 2θ and s² sin 2θ, (n_images, 5); radians, Å.
+    bfactor_A2, scale
+        (n_images,).
+    """
+
+    phase: np.ndarray
+    bfactor_A2: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, parameters: CtfParameters) -> CtfCoefficients:
+        """Coefficients of all images."""
+        wavelength_A = electron_wavelength_A(parameters.voltage_kV)
+        # Signed: U < V means that the axis of larger defocus is that of V.
+        mean_A = (parameters.defocus_u_A + parameters.defocus_v_A) / 2
+        deviation_A = (parameters.defocus_u_A - parameters.defocus_v_A) / 2
+        cs_A = parameters.spherical_aberration_mm * A_PER_MM
+        double_angle = 2 * parameters.defocus_angle_rad
+        phase = [
+            -np.pi * wavelength_A * mean_A,
+            np.pi / 2 * cs_A * wavelength_A**3,
+            -parameters.phase_shift_rad - np.arcsin(parameters.amplitude_contrast),
+            -np.pi * wavelength_A * deviation_A * np.cos(double_angle),
+            -np.pi * wavelength_A * deviation_A * np.sin(double_angle),
+        ]
+        return cls(
+            phase=np.stack(phase, axis=1),
+            bfactor_A2=parameters.bfactor_A2,
+            scale=parameters.scale,
+        )
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+    def take(self, rows: np.ndarray | slice) -> CtfCoefficients:
+        """Coefficients of the chosen images, in the chosen order."""
+        return CtfCoefficients(**{name: values[rows] for name, values in vars(self).items()})
+
+
 def contrast_transfer_function(
     parameters: CtfParameters,
     spatial_frequency_per_A: torch.Tensor,
@@ -128,7 +176,7 @@ def contrast_transfer_function(
         Shape (n_images, *grid), on the device of `spatial_frequency_per_A`.
     """
     grid = _Grid.of(spatial_frequency_per_A, azimuth_rad)
-    return _values(_terms(parameters, grid)).to(dtype)
+    return _values(_terms(CtfCoefficients.of(parameters), grid)).to(dtype)
 
 
 class _Grid(NamedTuple):
@@ -181,45 +229,30 @@ class _Terms(NamedTuple):
     envelope: torch.Tensor
 
 
-def _terms(parameters: CtfParameters, grid: _Grid) -> _Terms:
+def _terms(coefficients: CtfCoefficients, grid: _Grid) -> _Terms:
     s2 = grid.of_frequency[0]
-    coefficients = torch.from_numpy(_phase_coefficients(parameters)).to(s2.device)
+    phase = torch.from_numpy(coefficients.phase).to(s2.device)
     bfactor, scale = (
         torch.tensor(column, device=s2.device).reshape(-1, *(1,) * s2.ndim)
-        for column in (parameters.bfactor_A2, parameters.scale)
+        for column in (coefficients.bfactor_A2, coefficients.scale)
     )
     return _Terms(
-        phase=torch.tensordot(coefficients[:, :3], grid.of_frequency, dims=1),
+        phase=_sum_of(phase[:, :3], grid.of_frequency),
         s2=s2,
-        swing=torch.tensordot(coefficients[:, 3:], grid.of_azimuth, dims=1),
+        swing=_sum_of(phase[:, 3:], grid.of_azimuth),
         envelope=scale * torch.exp(-0.25 * bfactor * s2),
     )
+
+
+def _sum_of(coefficients: torch.Tensor, functions: torch.Tensor) -> torch.Tensor:
+    """Add up functions on a grid, for each row of coefficients."""
+    values = functions.reshape(len(functions), -1)
+    return (coefficients @ values).reshape(-1, *functions.shape[1:])
 
 
 def _values(terms: _Terms) -> torch.Tensor:
     gamma = torch.addcmul(terms.phase, terms.s2, terms.swing)
     return gamma.sin_().neg_().mul_(terms.envelope)
-
-
-def _phase_coefficients(parameters: CtfParameters) -> np.ndarray:
-    """Coefficients of γ for s², s⁴, 1, s² cos 2θ and s² sin 2θ, shape (n_images, 5)."""
-    wavelength_A = electron_wavelength_A(parameters.voltage_kV)
-    # Signed: U < V means that the axis of larger defocus is that of V.
-    mean_A = (parameters.defocus_u_A + parameters.defocus_v_A) / 2
-    deviation_A = (parameters.defocus_u_A - parameters.defocus_v_A) / 2
-    cs_A = parameters.spherical_aberration_mm * A_PER_MM
-    double_angle = 2 * parameters.defocus_angle_rad
-    coefficients: np.ndarray = np.stack(
-        [
-            -np.pi * wavelength_A * mean_A,
-            np.pi / 2 * cs_A * wavelength_A**3,
-            -parameters.phase_shift_rad - np.arcsin(parameters.amplitude_contrast),
-            -np.pi * wavelength_A * deviation_A * np.cos(double_angle),
-            -np.pi * wavelength_A * deviation_A * np.sin(double_angle),
-        ],
-        axis=1,
-    )
-    return coefficients
 
 
 def ctf_on_pixels(
@@ -288,7 +321,7 @@ class PolarCtf:
 
     def __call__(
         self,
-        parameters: CtfParameters,
+        parameters: CtfParameters | CtfCoefficients,
         out: torch.Tensor | None = None,
         *,
         dtype: torch.dtype = torch.float64,
@@ -308,10 +341,21 @@ class PolarCtf:
         -------
         torch.Tensor
             Shape (n_images, n_shells, n_inplanes).
+
+        Raises
+        ------
+        UsageError
+            Where `out` has another shape or is not contiguous.
         """
+        if isinstance(parameters, CtfParameters):
+            parameters = CtfCoefficients.of(parameters)
+        shape = (len(parameters), *self._shape)
+        # Compiled code does not look where it writes
+        if out is not None and (out.shape != shape or not out.is_contiguous()):
+            msg = f"out must be contiguous and of shape {shape}"
+            raise UsageError(msg)
         terms = _terms(parameters, self._grid)
         if out is None:
-            shape = (len(parameters), *self._shape)
             out = torch.empty(shape, dtype=dtype, device=terms.s2.device)
         if out.dtype == torch.float32 and out.device.type == "cpu":
             compiled.oscillate(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,13 @@ class PolarTransform:
         """Build it anew where it arrives: that is quicker than sending its tables."""
         return PolarTransform, (self.pixels, self.polar, self.precision, self.device)
 
-    @classmethod
+    @staticmethod
     def of_descriptor(
-        cls, descriptor: ImageDescriptor, device: str | torch.device = "cpu"
+        descriptor: ImageDescriptor, device: str | torch.device = "cpu"
     ) -> PolarTransform:
-        """Transform of images that a descriptor describes."""
-        return cls(descriptor.cartesian_grid, descriptor.polar_grid, descriptor.precision, device)
+        """Transform of images that a descriptor describes; the same again where it is asked for."""
+        grids = descriptor.cartesian_grid, descriptor.polar_grid
+        return _made_before(*grids, descriptor.precision, torch.device(device))
 
     @property
     def real_dtype(self) -> torch.dtype:
@@ -186,6 +188,14 @@ class PolarTransform:
         return out
 
 
+@lru_cache(maxsize=2)
+def _made_before(
+    pixels: CartesianGrid2D, polar: PolarGrid, precision: Precision, device: torch.device
+) -> PolarTransform:
+    """Keep the last transforms: who goes through a set again does not wait for tables again."""
+    return PolarTransform(pixels, polar, precision, device)
+
+
 class _OnProcessor:
     """Padding and interpolation by loops compiled for the processor."""
 
@@ -248,8 +258,8 @@ class _OnProcessor:
 
 def _real_values(values: Tensor) -> np.ndarray:
     """View of complex numbers whose last axis alternates real and imaginary parts."""
-    real: np.ndarray = torch.view_as_real(values).flatten(-2).numpy()
-    return real
+    array = values.numpy()
+    return array.view(array.real.dtype)
 
 
 class _OnDevice:
