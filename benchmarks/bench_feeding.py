@@ -14,7 +14,7 @@ from cryolike.threads import n_usable_cores
 
 
 def run(
-    n_pixels: int = 128, n_images: int = 10_000, batch_size: int = 128, n_runs: int = 3
+    n_pixels: int = 128, n_images: int = 20_000, batch_size: int = 128, n_runs: int = 3
 ) -> list[Comparison]:
     """Compare with the stack in the system's cache; nothing is done with the batches."""
     with scratch_folder() as folder:
