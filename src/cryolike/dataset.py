@@ -45,10 +45,9 @@ __all__ = ["ParticleDataset", "PolarBatches", "PolarImages", "iter_polar"]
 _N_KEPT = 2
 """Batches whose memory a dataset keeps for the next ones."""
 
-
 _N_BATCHES_OF_CONVERSION = 2
-"""How much more a thread is given at once than where files are written: a call costs as much as
-several images, and there is no disk to keep at work."""
+"""How much more than where files are written a thread of the processor is given at once: a call
+costs as much as several images, and there is no disk to keep at work."""
 
 
 class PolarImages(NamedTuple):
@@ -224,7 +223,8 @@ class ParticleDataset(Dataset[PolarImages]):
         if min(n_threads, len(parts)) == 1:
             unusable = [*chain(*map(convert_part, parts))]
         else:
-            unusable = [*chain(*in_single_threads(opened.workers, convert_part, parts))]
+            found = in_single_threads(opened.workers, n_threads, convert_part, parts)
+            unusable = [*chain(*found)]
         if rejected := rejects_of(self.plan.table, rows, unusable):
             remedy = "Take the other rows of the table, or go through it with iter_polar, which "
             raise unusable_images(self.plan.table, rejected, f"{remedy}can skip them.")
@@ -236,7 +236,7 @@ class ParticleDataset(Dataset[PolarImages]):
     def _open(self) -> _Opened:
         """Open the stacks and build the transform, once in each process."""
         if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _Opened(
+            opened = self._opened = _Opened(
                 process=os.getpid(),
                 reader=StackReader(),
                 convert=_RowConverter(self.plan, self._row_of_plan, "cpu", has_ctf=self._has_ctf),
@@ -244,8 +244,7 @@ class ParticleDataset(Dataset[PolarImages]):
                 memory_of_pixels=Memory(n_usable_cores()),
                 workers=ThreadPoolExecutor(n_usable_cores()),
             )
-            weakref.finalize(self, self._opened.reader.close)
-            weakref.finalize(self, self._opened.workers.shutdown, wait=False)
+            weakref.finalize(self, opened.reader.close)
         return self._opened
 
 
@@ -389,7 +388,8 @@ class _RowConverter:
             on_grid = polar.radius_shells, polar.theta_shell, pixels.box_size_A, self.device
             self._ctf = PolarCtf(*on_grid)
         self.n_workers = self._convert.n_workers
-        self.n_in_part = _N_BATCHES_OF_CONVERSION * self._convert.n_in_batch
+        n_batches = _N_BATCHES_OF_CONVERSION if self.device.type == "cpu" else 1
+        self.n_in_part = n_batches * self._convert.n_in_batch
 
     @property
     def device(self) -> torch.device:
@@ -458,7 +458,8 @@ def _batches(
     convert: _RowConverter, rows: np.ndarray, batch_size: int, rejected: list[Reject]
 ) -> Generator[PolarImages]:
     """Yield batches, a few groups of them ahead; collect what is skipped in `rejected`."""
-    plan, n_workers, n_in_part = convert.plan, convert.n_workers, convert.n_in_part
+    plan, n_workers = convert.plan, convert.n_workers
+    n_in_part = max(1, min(convert.n_in_part, len(rows) // n_workers))
     n_in_group = batch_size * max(1, n_in_part // batch_size)
     n_parts = max(1, round(n_in_group / n_in_part))
     # While the caller has one group, others keep all threads at work, and one waits

@@ -255,7 +255,7 @@ def test_polar_grid_gives_the_general_function(
     torch.testing.assert_close(on_grid(kept, dtype=dtype), found[chosen], rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("out", [torch.empty(3, 2, 8), torch.empty(3, 8, 2).mT, torch.empty(2, 8)])
+@pytest.mark.parametrize("out", [torch.empty(3, 2, 8), torch.empty(2, 8, 2).mT, torch.empty(2, 8)])
 def test_memory_that_does_not_fit_is_refused(out: torch.Tensor) -> None:
     """Nothing is written where it does not belong."""
     on_grid = PolarCtf(np.array([1.0, 2.0]), np.arange(8) * np.pi / 4, 200.0)

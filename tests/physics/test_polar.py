@@ -244,22 +244,6 @@ def test_threads_do_not_change_images(n_threads: int | None) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_transform_is_made_once() -> None:
-    """Who goes through a set again gets the same transform, and no other set does."""
-    descriptor = ImageDescriptor.from_individual_values(32, 1.5)
-    first = PolarTransform.of_descriptor(descriptor)
-    again = ImageDescriptor.from_individual_values(32, 1.5)
-    assert PolarTransform.of_descriptor(again) is first
-    for other in (
-        descriptor.with_precision("double"),
-        ImageDescriptor.from_individual_values(32, 1.5, n_inplanes=40),
-        ImageDescriptor.from_individual_values(34, 1.5),
-    ):
-        made = PolarTransform.of_descriptor(other)
-        assert (made.pixels, made.polar) == (other.cartesian_grid, other.polar_grid)
-        assert made.precision == other.precision
-
-
 def test_transform_can_be_sent_to_another_process() -> None:
     """A pickled transform is small and does the same."""
     transform = make_transform(32, "single")

@@ -64,7 +64,10 @@ class Memory:
 
     def _lend(self, n_bytes: int) -> Tensor:
         free = self._free[n_bytes]
-        piece = free.pop() if free else _aligned(np.empty(n_bytes + _LINE_BYTES, dtype=np.uint8))
+        try:  # without looking first: other threads ask too
+            piece = free.pop()
+        except IndexError:
+            piece = _aligned(np.empty(n_bytes + _LINE_BYTES, dtype=np.uint8))
         # All tensors with this memory hold this array, so its end is that of the last of them
         lent = piece[:n_bytes]
         weakref.finalize(lent, free.append, piece).atexit = False

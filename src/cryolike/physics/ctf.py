@@ -247,7 +247,7 @@ def _terms(coefficients: CtfCoefficients, grid: _Grid) -> _Terms:
 def _sum_of(coefficients: torch.Tensor, functions: torch.Tensor) -> torch.Tensor:
     """Add up functions on a grid, for each row of coefficients."""
     values = functions.reshape(len(functions), -1)
-    return (coefficients @ values).reshape(-1, *functions.shape[1:])
+    return (coefficients @ values).reshape(len(coefficients), *functions.shape[1:])
 
 
 def _values(terms: _Terms) -> torch.Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -84,13 +83,12 @@ class PolarTransform:
         """Build it anew where it arrives: that is quicker than sending its tables."""
         return PolarTransform, (self.pixels, self.polar, self.precision, self.device)
 
-    @staticmethod
+    @classmethod
     def of_descriptor(
-        descriptor: ImageDescriptor, device: str | torch.device = "cpu"
+        cls, descriptor: ImageDescriptor, device: str | torch.device = "cpu"
     ) -> PolarTransform:
-        """Transform of images that a descriptor describes; the same again where it is asked for."""
-        grids = descriptor.cartesian_grid, descriptor.polar_grid
-        return _made_before(*grids, descriptor.precision, torch.device(device))
+        """Transform of images that a descriptor describes."""
+        return cls(descriptor.cartesian_grid, descriptor.polar_grid, descriptor.precision, device)
 
     @property
     def real_dtype(self) -> torch.dtype:
@@ -186,14 +184,6 @@ class PolarTransform:
             with single_threaded_workers(n_threads) as workers:
                 list(workers.map(transform_part, parts))
         return out
-
-
-@lru_cache(maxsize=2)
-def _made_before(
-    pixels: CartesianGrid2D, polar: PolarGrid, precision: Precision, device: torch.device
-) -> PolarTransform:
-    """Keep the last transforms: who goes through a set again does not wait for tables again."""
-    return PolarTransform(pixels, polar, precision, device)
 
 
 class _OnProcessor:
