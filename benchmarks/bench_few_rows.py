@@ -72,7 +72,7 @@ def run(
         )
         needed = n_images * image_bytes
         return [
-            compare(ours, reading),
+            compare(ours, reading, at_least=0.5),
             compare(ours, reading, *others, at_least=0.5),
             Comparison(
                 name=f"{name}: bytes read",
