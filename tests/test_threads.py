@@ -14,6 +14,12 @@ import torch
 from cryolike.threads import in_single_threads
 
 
+def numbers_of_threads() -> tuple[int, int]:
+    """How many threads PyTorch would use here, and in a thread that is new to it."""
+    with ThreadPoolExecutor(1) as new:
+        return torch.get_num_threads(), new.submit(torch.get_num_threads).result()
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
 def test_results_come_in_order_from_no_more_threads_than_asked_for(n_threads: int) -> None:
     """Whoever finishes first; PyTorch has one thread in each and its own number afterwards."""
@@ -25,12 +31,12 @@ def test_results_come_in_order_from_no_more_threads_than_asked_for(n_threads: in
         time.sleep(0.002 * (item % 3))
         return item**2
 
-    before = torch.get_num_threads()
+    before = numbers_of_threads()
     with ThreadPoolExecutor(4) as workers:
         for _ in range(2):
             found = in_single_threads(workers, n_threads, work, range(20))
             assert found == [i**2 for i in range(20)]
-            assert torch.get_num_threads() == before
+            assert numbers_of_threads() == before
     assert 1 <= len(used) <= min(n_threads, 4)
     assert numbers == {1}
 
@@ -50,13 +56,13 @@ def test_an_error_ends_the_work_and_is_not_kept() -> None:
             raise ValueError("one")
         time.sleep(0.05)
 
-    before = torch.get_num_threads()
+    before = numbers_of_threads()
     gc.disable()
     try:
         with ThreadPoolExecutor(2) as workers:
             with pytest.raises(ValueError, match="one"):
                 in_single_threads(workers, 2, work, range(100))
-            assert torch.get_num_threads() == before
+            assert numbers_of_threads() == before
         del held, work
         assert alive() is None
     finally:

@@ -213,9 +213,10 @@ class ParticleDataset(Dataset[PolarImages]):
             return []
         opened, n_threads = self._open(), torch.get_num_threads()  # 1 in a DataLoader's workers
         batch = opened.convert.new_batch(len(rows), opened.memory)
+        plan = self.plan  # a thread must not hold the dataset, which closes files when it goes
 
         def convert_part(part: slice) -> list[str]:
-            pixels = read_rows(self.plan, opened.reader, rows[part], opened.memory_of_pixels)
+            pixels = read_rows(plan, opened.reader, rows[part], opened.memory_of_pixels)
             return opened.convert(pixels, rows[part], _part(batch, part))
 
         n_rounds = max(1, round(len(rows) / (n_threads * opened.convert.n_in_part)))
@@ -312,10 +313,8 @@ def iter_polar(
         sequence = np.arange(n_rows) if rows is None else _checked_rows(rows, n_rows)
         converter = _RowConverter(table, np.arange(n_rows), resolve_device(device), has_ctf=ctf)
         return PolarBatches(converter, sequence, batch_size)
-    if rows is None:
-        distinct = place = np.arange(len(table))
-    else:
-        distinct, place = np.unique(_checked_rows(rows, len(table)), return_inverse=True)
+    chosen = np.arange(len(table)) if rows is None else _checked_rows(rows, len(table))
+    distinct, place = np.unique(chosen, return_inverse=True)
     asked_for = table if len(distinct) == len(table) else table.take(distinct)
     plan, kept = _plan(asked_for, descriptor, options)
     row_of_plan = np.full(len(distinct), -1)
